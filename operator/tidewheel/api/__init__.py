@@ -1,0 +1,1 @@
+"""The API models: the only source of the CRDs, defaults, validation, label and reason names."""

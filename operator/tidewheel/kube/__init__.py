@@ -1,0 +1,1 @@
+"""The seam to the Kubernetes API: client, errors, election, events."""

@@ -1,0 +1,1 @@
+"""Pure planning: frozen observations in, frozen decisions with reasons out."""

@@ -1,0 +1,1 @@
+"""Simulators that drive the planning code with traces."""

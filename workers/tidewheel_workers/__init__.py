@@ -1,0 +1,1 @@
+"""What runs inside the pods: torch engines, serving processes and their wire formats."""

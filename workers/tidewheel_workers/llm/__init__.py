@@ -1,0 +1,1 @@
+"""The built-in LLM engine: model, weights, tokenizer, KV cache, sampling, batching."""

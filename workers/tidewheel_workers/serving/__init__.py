@@ -1,0 +1,1 @@
+"""The serving processes: gateway, prefill server, decode server, KV transfer."""
