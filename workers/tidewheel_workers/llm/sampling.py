@@ -1,0 +1,180 @@
+"""From logits to a token: parameters of a request, and sampling that gives the same token whatever else is in the batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tidewheel_workers.llm.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How a request wants its tokens chosen and when it wants them to end; names and ranges follow OpenAI and vLLM."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 keeps all
+    min_p: float = 0.0  # relative to the likeliest token
+    seed: int | None = None  # None: the engine draws one
+    max_tokens: int | None = None  # None: the engine's limit
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0  # over prompt and output
+    logprobs: int | None = None  # None: no log-probabilities; n: of the token and of the n likeliest
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        rules = (
+            ("temperature", self.temperature, 0 <= self.temperature <= 100, "between 0 and 100"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (off) or positive"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
+            ("stop", self.stop, all(self.stop), "without empty strings"),
+            ("presence_penalty", self.presence_penalty, -2 <= self.presence_penalty <= 2, "between -2 and 2"),
+            (
+                "frequency_penalty",
+                self.frequency_penalty,
+                -2 <= self.frequency_penalty <= 2,
+                "between -2 and 2",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                0 < self.repetition_penalty <= 10,
+                "above 0, at most 10",
+            ),
+            (
+                "logprobs",
+                self.logprobs,
+                self.logprobs is None or 0 <= self.logprobs <= MOST_TOP_LOGPROBS,
+                f"between 0 and {MOST_TOP_LOGPROBS}",
+            ),
+        )
+        for name, value, holds, want in rules:
+            if not holds:
+                raise InvalidRequest(f"{name}: {value!r} is not allowed; it must be {want}")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the history changes the logits."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """Natural log-probabilities under the model itself, before temperature, penalties and cuts."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens, best first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """One chosen token."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+def uniform(seed: int, index: int) -> float:
+    """The draw in [0, 1) for output token `index` of a request.
+
+    It depends on nothing else: no generator state has to move when a sequence moves from prefill to decode, and a
+    sequence draws the same numbers whatever runs beside it.
+    """
+    story = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
+    return (int.from_bytes(story, "big") >> 11) / (1 << 53)
+
+
+def sample(
+    logits: torch.Tensor,
+    params: Sequence[SamplingParams],
+    *,
+    seeds: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
+) -> list[Sampled]:
+    """Choose the next token of each sequence.
+
+    Args:
+        logits: [sequences, vocabulary], any float dtype, any device; what is not plainly greedy is chosen on the host.
+        params: of each sequence.
+        seeds: of each sequence; the draw is `uniform(seed, len(output))`.
+        prompts: prompt tokens, for the repetition penalty.
+        outputs: tokens generated so far, for penalties and the draw.
+    """
+    if all(p.is_greedy and not p.has_penalties and p.logprobs is None for p in params):
+        return [Sampled(token=int(token)) for token in logits.argmax(dim=-1).tolist()]
+    return [
+        _sample_one(row, p, seed, prompt, output)
+        for row, p, seed, prompt, output in zip(
+            logits.float().cpu(), params, seeds, prompts, outputs, strict=True
+        )
+    ]
+
+
+def _sample_one(
+    logits: torch.Tensor, params: SamplingParams, seed: int, prompt: Sequence[int], output: Sequence[int]
+) -> Sampled:
+    wanted = _penalised(logits, params, prompt, output) if params.has_penalties else logits
+    token = int(wanted.argmax()) if params.is_greedy else _draw(wanted, params, uniform(seed, len(output)))
+    return Sampled(
+        token=token, logprob=None if params.logprobs is None else _logprob(logits, token, params.logprobs)
+    )
+
+
+def _penalised(
+    logits: torch.Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
+) -> torch.Tensor:
+    changed = logits.clone()
+    if params.repetition_penalty != 1.0:
+        seen = torch.unique(torch.tensor([*prompt, *output]))
+        at = changed[seen]
+        changed[seen] = torch.where(at > 0, at / params.repetition_penalty, at * params.repetition_penalty)
+    if output and (params.presence_penalty or params.frequency_penalty):
+        seen, counts = torch.unique(torch.tensor(list(output)), return_counts=True)
+        changed[seen] -= params.presence_penalty + params.frequency_penalty * counts
+    return changed
+
+
+def _draw(logits: torch.Tensor, params: SamplingParams, at: float) -> int:
+    """Inverse of the distribution function over tokens in falling order, so that rounding elsewhere rarely matters."""
+    keep = min(params.top_k or logits.shape[-1], logits.shape[-1])
+    scores, tokens = logits.topk(keep) if keep < logits.shape[-1] else logits.sort(descending=True)
+    chances = torch.softmax(scores / params.temperature, dim=-1, dtype=torch.float64)
+    kept = chances.shape[-1]
+    if params.min_p > 0:
+        kept = int((chances >= params.min_p * chances[0]).sum())
+    if params.top_p < 1:
+        # the smallest head that reaches top_p; the likeliest token always stays
+        kept = min(kept, int((chances.cumsum(-1) < params.top_p).sum()) + 1)
+    ladder = chances[:kept].cumsum(-1)
+    chosen = int(torch.searchsorted(ladder, ladder[-1] * at, right=True))
+    return int(tokens[min(chosen, kept - 1)])
+
+
+def _logprob(logits: torch.Tensor, token: int, count: int) -> TokenLogprob:
+    scores = torch.log_softmax(logits, dim=-1)
+    top: tuple[tuple[int, float], ...] = ()
+    if count:
+        best, tokens = scores.topk(count)
+        top = tuple(zip(tokens.tolist(), best.tolist(), strict=True))
+    return TokenLogprob(token=token, logprob=max(float(scores[token]), -math.inf), top=top)
