@@ -1,0 +1,38 @@
+"""The names Tidewheel puts on objects: labels, annotations, field managers, ports and mount paths."""
+
+from __future__ import annotations
+
+GROUP = "tidewheel.dev"
+
+#: Labels every child of a custom resource carries.
+LABEL_SERVICE = f"{GROUP}/service"
+LABEL_GROUP = f"{GROUP}/group"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_REVISION = f"{GROUP}/revision"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
+LABEL_COMPONENT = "app.kubernetes.io/component"
+LABEL_PART_OF = "app.kubernetes.io/part-of"
+MANAGED_BY = "tidewheel"
+
+#: W3C trace context of whoever applied the object; a reconcile links to it.
+ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
+#: Digest of the last published map. Changing it on a pod makes the kubelet refresh its volumes at once.
+ANNOTATION_MAP_DIGEST = f"{GROUP}/map-digest"
+#: Digest of what the operator last applied to a child; an equal digest needs no write.
+ANNOTATION_APPLIED = f"{GROUP}/applied"
+
+MANAGER_PDSERVICE = f"{GROUP}/pdservice"
+MANAGER_PDSERVICE_STATUS = f"{GROUP}/pdservice-status"
+
+HTTP_PORT = 8000
+KV_PORT = 7001
+
+RANKS_KEY = "ranktable.json"
+RANKS_PATH = f"/etc/tidewheel/ranks/{RANKS_KEY}"
+ROUTES_KEY = "routes.json"
+ROUTES_PATH = f"/etc/tidewheel/routes/{ROUTES_KEY}"
+MODEL_PATH = "/models"
+#: The container the operator builds; a template's container of this name is merged into it.
+WORKER_CONTAINER = "worker"

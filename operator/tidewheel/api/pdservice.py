@@ -1,0 +1,418 @@
+"""PDService: an OpenAI-compatible LLM endpoint whose prefill and decode run on separate pods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tidewheel.api.model import (
+    ApiModel,
+    CelRule,
+    CustomResource,
+    Name,
+    PrinterColumn,
+    Quantity,
+    ScaleSubresource,
+)
+from tidewheel.api.status import Condition, Decision, PodCount
+
+#: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
+LONGEST_NAME = 36
+
+
+class PackageSource(ApiModel):
+    """A model that an installed Python distribution carries."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$",
+        description="name is the distribution's name; it holds one GGUF file or one safetensors directory.",
+    )
+
+
+class VolumeSource(ApiModel):
+    """A model on a persistent volume."""
+
+    claim_name: str = Field(
+        min_length=1,
+        max_length=253,
+        description="claimName is a PersistentVolumeClaim in the same namespace.",
+    )
+    path: str = Field(
+        "",
+        max_length=512,
+        pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$",
+        description="path is the model's directory or GGUF file on the volume; empty means its root.",
+    )
+
+    cel_rules = (
+        CelRule(
+            rule="!self.path.matches('(^|/)[.][.](/|$)')",
+            message="path must stay on the volume; remove the .. segments",
+            field_path=".path",
+        ),
+    )
+
+
+class SecretKey(ApiModel):
+    """One key of a Secret in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=253, description="name is the Secret's name.")
+    key: str = Field(min_length=1, max_length=253, description="key is the key whose value is used.")
+
+
+class HuggingFaceSource(ApiModel):
+    """A model that an init container downloads from the Hugging Face hub."""
+
+    id: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        description="id is the repository, such as HuggingFaceTB/SmolLM2-135M-Instruct.",
+    )
+    revision: str = Field(
+        "main",
+        min_length=1,
+        max_length=200,
+        description="revision is a branch, a tag or a commit; a commit is repeatable.",
+    )
+    token_secret_ref: SecretKey | None = Field(
+        None, description="tokenSecretRef holds the access token of a gated model."
+    )
+
+
+class ModelSource(ApiModel):
+    """Where the weights, the tokenizer and the chat template come from: exactly one of these."""
+
+    package: PackageSource | None = Field(
+        None, description="package is a model in an installed distribution."
+    )
+    volume: VolumeSource | None = Field(None, description="volume is a model on a persistent volume.")
+    hugging_face: HuggingFaceSource | None = Field(None, description="huggingFace is a model on the hub.")
+
+    cel_rules = (
+        CelRule(
+            rule="[has(self.package), has(self.volume), has(self.huggingFace)].filter(set, set).size() == 1",
+            message="give exactly one of package, volume and huggingFace",
+        ),
+    )
+
+
+class Model(ApiModel):
+    """What is served, and how it is held in memory."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$",
+        description="name is what clients give as `model`.",
+    )
+    source: ModelSource = Field(description="source is where the model comes from.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="dtype is the weights' and the KV cache's type; auto takes what suits the device."
+    )
+    max_context_tokens: int = Field(
+        2048,
+        ge=128,
+        le=1_048_576,
+        description="maxContextTokens bounds prompt and answer together; the model may allow less.",
+    )
+
+
+class Resources(ApiModel):
+    """Compute resources, as in a container."""
+
+    requests: Mapping[str, Quantity] = Field(
+        {}, max_length=16, description="requests are what the scheduler reserves."
+    )
+    limits: Mapping[str, Quantity] = Field(
+        {}, max_length=16, description="limits are what the container may not pass."
+    )
+
+
+class PodRole(ApiModel):
+    """What every role's pods have in common."""
+
+    resources: Resources = Field(
+        Resources(), description="resources are the worker container's, beside its accelerator devices."
+    )
+    template: dict[str, Any] | None = Field(
+        None,
+        description=(
+            "template is a partial PodTemplateSpec merged into the pods as a strategic merge patch; a container "
+            "named `worker` changes the built-in one. With another image it brings another engine."
+        ),
+    )
+
+
+class ComputeRole(PodRole):
+    """Prefill or decode pods of each group."""
+
+    replicas: int = Field(
+        1, ge=1, le=64, description="replicas is the number of pods of this role in each group."
+    )
+    slots: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="slots is the number of requests one pod works on at a time; more are refused.",
+    )
+    accelerator: Name = Field(
+        "cpu", description="accelerator names a row of the operator's accelerator table."
+    )
+    devices_per_pod: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="devicesPerPod is how many devices a pod asks for; without meaning for cpu.",
+    )
+
+
+class GatewayService(ApiModel):
+    """The Service in front of the gateways."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        "ClusterIP", description="type is the Service's type."
+    )
+    port: int = Field(80, ge=1, le=65535, description="port is the Service's port.")
+    node_port: int | None = Field(
+        None, ge=1, le=65535, description="nodePort asks for one node port; without it the cluster chooses."
+    )
+
+    cel_rules = (
+        CelRule(
+            rule="!has(self.nodePort) || self.type != 'ClusterIP'",
+            message="nodePort needs type NodePort or LoadBalancer",
+            field_path=".nodePort",
+        ),
+    )
+
+
+class Gateway(PodRole):
+    """The pods that take clients' requests."""
+
+    replicas: int = Field(1, ge=1, le=64, description="replicas is the number of gateway pods.")
+    service: GatewayService = Field(
+        GatewayService(), description="service is how clients reach the gateways."
+    )
+    ttft_deadline_seconds: int = Field(
+        30,
+        ge=1,
+        le=600,
+        description="ttftDeadlineSeconds is how long a request may wait for a free prefill slot before it ends with 503.",
+    )
+    request_timeout_seconds: int = Field(
+        300, ge=1, le=3600, description="requestTimeoutSeconds is the longest a request may take as a whole."
+    )
+    max_body_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        le=67_108_864,
+        description="maxBodyBytes bounds a request's body; larger ones get 413.",
+    )
+    api_keys_secret_ref: SecretKey | None = Field(
+        None,
+        description="apiKeysSecretRef holds the accepted API keys, one a line; without it no key is asked for.",
+    )
+
+    cel_rules = (
+        CelRule(
+            rule="self.ttftDeadlineSeconds <= self.requestTimeoutSeconds",
+            message="ttftDeadlineSeconds must not exceed requestTimeoutSeconds",
+            field_path=".ttftDeadlineSeconds",
+        ),
+    )
+
+
+class Rollout(ApiModel):
+    """How groups of a new revision replace those of the old: whole groups, at an unchanged ratio."""
+
+    max_surge_groups: int = Field(
+        1,
+        ge=0,
+        le=16,
+        description="maxSurgeGroups is how many groups may run beyond spec.groups during a rollout.",
+    )
+    max_unavailable_groups: int = Field(
+        0, ge=0, le=16, description="maxUnavailableGroups is how many groups may be missing during a rollout."
+    )
+
+    cel_rules = (
+        CelRule(
+            rule="self.maxSurgeGroups + self.maxUnavailableGroups > 0",
+            message="maxSurgeGroups and maxUnavailableGroups must not both be 0, or no group could ever be replaced",
+        ),
+    )
+
+
+class PDServiceSpec(ApiModel):
+    """What is asked for."""
+
+    model: Model = Field(description="model is what is served.")
+    image: str | None = Field(
+        None,
+        min_length=1,
+        max_length=512,
+        description="image runs in all pods; the operator's default if left out.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="imagePullPolicy is the pull policy of that image."
+    )
+    image_pull_secrets: tuple[Name, ...] = Field(
+        (), max_length=8, description="imagePullSecrets are Secrets with the registry's credentials."
+    )
+    groups: int = Field(
+        1,
+        ge=0,
+        le=512,
+        description="groups is the number of groups; each has the prefill and decode pods below.",
+    )
+    prefill: ComputeRole = Field(ComputeRole(), description="prefill are the pods that read prompts.")
+    decode: ComputeRole = Field(ComputeRole(), description="decode are the pods that write answers.")
+    gateway: Gateway = Field(Gateway(), description="gateway are the pods that take requests.")
+    rollout: Rollout = Field(Rollout(), description="rollout bounds how a change is rolled out.")
+    drain_seconds: int = Field(
+        30, ge=1, le=3600, description="drainSeconds is how long a leaving pod may finish its requests."
+    )
+    suspend: bool = Field(False, description="suspend removes all pods and keeps the resource.")
+
+
+class RoleStatus(ApiModel):
+    """The pods of one role over all groups."""
+
+    desired: int = Field(0, ge=0, description="desired is the number of pods asked for.")
+    ready: int = Field(0, ge=0, description="ready is the number of pods that serve.")
+    draining: int = Field(
+        0, ge=0, description="draining is the number of pods that finish their last requests."
+    )
+    summary: PodCount = Field("0/0", description="summary is ready over desired.")
+
+
+class PDServiceStatus(ApiModel):
+    """What was observed. The operator writes it; everything but the decisions can be rebuilt by looking."""
+
+    conditions: tuple[Condition, ...] = Field(
+        (),
+        max_length=16,
+        description="conditions are Ready (requests are answered), Progressing and Degraded.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    observed_generation: int = Field(
+        0, ge=0, description="observedGeneration is the generation this status is about."
+    )
+    groups: int = Field(0, ge=0, description="groups is the number of groups that exist.")
+    ready_groups: int = Field(0, ge=0, description="readyGroups is the number of groups that serve.")
+    updated_groups: int = Field(
+        0, ge=0, description="updatedGroups is the number of groups of the current revision."
+    )
+    selector: str = Field(
+        "", max_length=512, description="selector finds the prefill and decode pods, for autoscalers."
+    )
+    revision: str = Field("", max_length=63, description="revision is the pod revision the spec asks for.")
+    address: str = Field(
+        "", max_length=512, description="address is the URL of the OpenAI-compatible API in the cluster."
+    )
+    ratio: str = Field("", max_length=16, description="ratio is prefill to decode pods in a group.")
+    prefill: RoleStatus = Field(RoleStatus(), description="prefill counts the prefill pods.")
+    decode: RoleStatus = Field(RoleStatus(), description="decode counts the decode pods.")
+    gateway: RoleStatus = Field(RoleStatus(), description="gateway counts the gateway pods.")
+    decisions: tuple[Decision, ...] = Field(
+        (),
+        max_length=10,
+        description="decisions are the last things the operator did and why, newest first.",
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
+    )
+
+
+class PDService(CustomResource):
+    """PDService serves a model through prefill and decode pods on separate devices, in groups."""
+
+    plural = "pdservices"
+    short_names = ("pds",)
+    scale = ScaleSubresource(
+        spec_replicas_path=".spec.groups",
+        status_replicas_path=".status.groups",
+        label_selector_path=".status.selector",
+    )
+    printer_columns = (
+        PrinterColumn(
+            name="Ready",
+            type="string",
+            json_path=".status.conditions[?(@.type=='Ready')].status",
+            description="Whether requests are answered.",
+        ),
+        PrinterColumn(
+            name="Reason",
+            type="string",
+            json_path=".status.conditions[?(@.type=='Ready')].reason",
+            description="Why it is ready or not.",
+        ),
+        PrinterColumn(
+            name="Groups", type="integer", json_path=".status.readyGroups", description="Groups that serve."
+        ),
+        PrinterColumn(
+            name="Prefill",
+            type="string",
+            json_path=".status.prefill.summary",
+            description="Ready prefill pods.",
+        ),
+        PrinterColumn(
+            name="Decode", type="string", json_path=".status.decode.summary", description="Ready decode pods."
+        ),
+        PrinterColumn(
+            name="Gateway",
+            type="string",
+            json_path=".status.gateway.summary",
+            description="Ready gateway pods.",
+        ),
+        PrinterColumn(
+            name="Model",
+            type="string",
+            json_path=".spec.model.name",
+            description="The served model.",
+            priority=1,
+        ),
+        PrinterColumn(
+            name="Ratio",
+            type="string",
+            json_path=".status.ratio",
+            description="Prefill to decode.",
+            priority=1,
+        ),
+        PrinterColumn(
+            name="Revision",
+            type="string",
+            json_path=".status.revision",
+            description="Pod revision.",
+            priority=1,
+        ),
+        PrinterColumn(
+            name="Address",
+            type="string",
+            json_path=".status.address",
+            description="Where to send requests.",
+            priority=1,
+        ),
+        PrinterColumn(
+            name="Age",
+            type="date",
+            json_path=".metadata.creationTimestamp",
+            description="Time since creation.",
+        ),
+    )
+    cel_rules = (
+        CelRule(
+            rule=f"size(self.metadata.name) <= {LONGEST_NAME}",
+            message=f"metadata.name must have at most {LONGEST_NAME} characters, as pods are named after it",
+        ),
+        CelRule(
+            rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            message="metadata.name must be lower-case letters, digits and '-', start with a letter and have no dots",
+        ),
+    )
+
+    spec: PDServiceSpec = Field(description="spec is what is asked for.")
+    status: PDServiceStatus | None = Field(None, description="status is what was observed.")
