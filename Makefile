@@ -1,0 +1,68 @@
+# What people and CI run. Every target sets up what it needs; see `make help`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Another place for torch's wheel, for example: TORCH_INDEX=--index-url=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?= --quick
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint format generate bench e2e lock clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## Makes the virtual environment with everything pinned
+
+$(VENV)/.installed: pyproject.toml requirements.lock requirements-data.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidewheel needs Python 3.11 or newer; set PYTHON"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -qy python3-venv >/dev/null && $(PYTHON) -m venv $(VENV); } \
+		|| { echo "cannot make $(VENV): install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV) (the first time takes a few minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock $(TORCH_INDEX) torch
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
+	@touch $@
+
+demo: setup ## Starts a cluster, serves a model, asks it questions, tears everything down
+	@$(BIN)/tidewheel demo
+
+up: setup ## Starts a cluster with the operator and keeps it until Ctrl-C
+	@$(BIN)/tidewheel up
+
+test: setup ## Runs every test, also the slow ones
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Checks style, types, layers and that generated files are current
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/tidewheel crds --check
+	@$(BIN)/tidewheel docs --check
+
+format: setup ## Formats the code and mends what ruff can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+generate: setup ## Writes crds/, the chart's copy of them and the reference pages
+	@$(BIN)/tidewheel crds
+	@$(BIN)/tidewheel docs
+
+bench: setup ## Runs the benchmarks; BENCH_ARGS= for the whole of them
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
+
+e2e: setup ## Runs the end-to-end tests, against KUBECONFIG=... if given
+	@TIDEWHEEL_E2E_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+
+lock: ## Writes requirements.lock anew from what a fresh environment resolves to
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet $(TORCH_INDEX) 'torch==2.13.0'
+	$(VENV)-lock/bin/pip install --quiet '.[dev]'
+	{ echo "# Constraints for every install; written by \`make lock\`."; \
+	  $(VENV)-lock/bin/pip freeze --exclude tidewheel | sed 's/^torch==\([0-9.]*\).*/torch==\1/'; } > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## Removes the environment and what tools left behind
+	rm -rf $(VENV) build *.egg-info operator/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .tidewheel
