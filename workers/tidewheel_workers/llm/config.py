@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HF_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
 GGUF_ARCHITECTURES = ("llama",)
+# control tokens that end an answer in the templates of the Llama family
+ENDS = frozenset({"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +162,14 @@ class ModelConfig:
                 "the GGUF file rotates only a part of each head, which the engine does not compute"
             )
         tokens = metadata.get("tokenizer.ggml.tokens") or ()
+        types = metadata.get("tokenizer.ggml.token_type") or ()
         ends = [metadata.get("tokenizer.ggml.eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")]
+        # the metadata names one end; a model may also write the others that its vocabulary has
+        ends += [
+            at
+            for at, (text, kind) in enumerate(zip(tokens, types, strict=False))
+            if kind == 3 and text in ENDS
+        ]
         return cls(
             layers=_need(metadata, "llama.block_count", "the GGUF file"),
             hidden=hidden,

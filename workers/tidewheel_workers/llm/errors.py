@@ -4,41 +4,43 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from tidewheel.api.reasons import Reason
+
 
 class ModelError(Exception):
     """A model cannot be used; `reason` is stable and becomes a condition's reason, the text says what to do."""
 
-    reason: ClassVar[str] = "ModelError"
+    reason: ClassVar[Reason]
 
 
 class ModelNotFound(ModelError):
     """Nothing is at the place that the source names."""
 
-    reason = "ModelNotFound"
+    reason = Reason.MODEL_NOT_FOUND
 
 
 class ModelUnreadable(ModelError):
     """Files are there, but truncated, inconsistent or not what their name says."""
 
-    reason = "ModelUnreadable"
+    reason = Reason.MODEL_UNREADABLE
 
 
 class ModelUnsupported(ModelError):
     """The files are sound, but this engine cannot run that architecture, quantisation or tokenizer."""
 
-    reason = "ModelUnsupported"
+    reason = Reason.MODEL_UNSUPPORTED
 
 
 class ModelDownloadFailed(ModelError):
     """A model could not be fetched from its hub: no network, no such repository, no permission."""
 
-    reason = "ModelDownloadFailed"
+    reason = Reason.MODEL_DOWNLOAD_FAILED
 
 
 class DeviceUnavailable(ModelError):
     """The device asked for is unknown, or its backend is not installed or finds no hardware."""
 
-    reason = "DeviceUnavailable"
+    reason = Reason.DEVICE_UNAVAILABLE
 
 
 class RequestError(Exception):

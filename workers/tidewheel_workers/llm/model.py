@@ -73,9 +73,9 @@ class Llama:
             q, k, v = torch.split(F.linear(normed, layer.qkv), self._split, dim=-1)
             mixed = attend(
                 index,
-                _rotate(q.unflatten(-1, (c.heads, c.head_dim)), cos, sin),
-                _rotate(k.unflatten(-1, (c.kv_heads, c.head_dim)), cos, sin),
-                v.unflatten(-1, (c.kv_heads, c.head_dim)),
+                _rotate(q.view(-1, c.heads, c.head_dim), cos, sin),
+                _rotate(k.view(-1, c.kv_heads, c.head_dim), cos, sin),
+                v.view(-1, c.kv_heads, c.head_dim),
             )
             x = x + F.linear(mixed.flatten(1), layer.attention_out)
             normed = F.rms_norm(x, (c.hidden,), layer.feed_forward_norm, c.norm_eps)

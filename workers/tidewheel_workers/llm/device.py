@@ -1,0 +1,83 @@
+"""The devices that the engine runs on, one row each; adding a backend is adding a row."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from tidewheel_workers.llm.errors import DeviceUnavailable
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One row: what a name stands for in torch."""
+
+    name: str
+    torch_device: str  # as torch.device takes it; an index may follow
+    backend_module: str | None = None  # imported first; registers the device type with torch
+    default_dtype: torch.dtype
+    namespace: str | None = None  # torch.<namespace>.is_available() tells whether hardware is there
+
+    def dtype(self, name: str = "auto") -> torch.dtype:
+        """The dtype of that name; `auto` is what suits the device.
+
+        Raises:
+            DeviceUnavailable: the name is none of `auto` and DTYPES.
+        """
+        if name == "auto":
+            return self.default_dtype
+        if name not in DTYPES:
+            raise DeviceUnavailable(f"the dtype {name!r} is unknown; take auto or one of {', '.join(DTYPES)}")
+        return DTYPES[name]
+
+
+DEVICES: tuple[Device, ...] = (
+    Device(name="cpu", torch_device="cpu", default_dtype=torch.float32),
+    # ROCm builds of torch answer to cuda, too
+    Device(name="cuda", torch_device="cuda", default_dtype=torch.bfloat16, namespace="cuda"),
+    Device(
+        name="npu",
+        torch_device="npu",
+        backend_module="torch_npu",
+        default_dtype=torch.bfloat16,
+        namespace="npu",
+    ),
+)
+
+
+def find_device(name: str, devices: tuple[Device, ...] = DEVICES) -> Device:
+    """The row of that name, with its backend imported and its hardware seen.
+
+    Raises:
+        DeviceUnavailable: no such row, its backend is not installed, or the backend finds no hardware.
+    """
+    row = next((device for device in devices if device.name == name), None)
+    if row is None:
+        known = ", ".join(device.name for device in devices)
+        raise DeviceUnavailable(f"the device {name!r} is unknown; known are {known}")
+    if row.backend_module is not None:
+        try:
+            importlib.import_module(row.backend_module)
+        except ImportError as error:
+            raise DeviceUnavailable(
+                f"the device {name} needs the Python package {row.backend_module}, which this image lacks ({error})"
+            ) from error
+    backend = getattr(torch, row.namespace) if row.namespace else None
+    if backend is not None and not backend.is_available():
+        raise DeviceUnavailable(
+            f"torch {torch.__version__} finds no {name} device; check that the image has the right torch build and "
+            "that the pod was given a device"
+        )
+    return row
+
+
+def use_threads(count: int | None = None) -> int:
+    """Let torch compute with `count` threads, by default as many as this process may use CPUs; returns the number."""
+    chosen = count or len(os.sched_getaffinity(0))
+    torch.set_num_threads(chosen)
+    return chosen
