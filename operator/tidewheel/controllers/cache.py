@@ -1,0 +1,177 @@
+"""What is known of the cluster: objects by name and by owner, never older than what this process wrote.
+
+An object is kept as compact JSON without managedFields and parsed when it is asked for. That takes a fifth of the
+memory of the parsed form, and a reader may do with its copy what it likes.
+
+One rule decides between versions: of one object (one uid) the higher resourceVersion stays, so an answer to our own
+write is not undone by a watch event that was under way; of two objects with one name the later one stays; and a uid
+that was seen to be gone never returns. Kubernetes lets clients compare versions of one resource as integers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidewheel.api.manifest import Manifest, Resource
+
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+#: How many deleted uids are remembered. Only answers that are still under way need them.
+_GRAVES = 20_000
+
+#: (namespace, name); cluster-wide objects have the namespace "".
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The controller ownerReference of an object."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+class Snapshot(Protocol):
+    """The cache as a planner sees it: to read only."""
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """The object, or None if it does not exist or is not watched."""
+        ...
+
+    def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
+        """The objects of one kind whose controller ownerReference names `uid`, by name."""
+        ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    uid: str
+    version: int
+    owner: Owner | None
+    payload: bytes
+
+
+class Cache:
+    """The store behind `Snapshot`, fed by watches, lists and the answers to own writes."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[Name, _Entry]] = {}
+        self._owned: dict[str, dict[Resource, set[Name]]] = {}
+        self._graves: OrderedDict[str, None] = OrderedDict()
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """See `Snapshot.get`."""
+        entry = self._objects.get(resource, {}).get((namespace, name))
+        return None if entry is None else json.loads(entry.payload)
+
+    def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
+        """See `Snapshot.owned_by`."""
+        objects = self._objects.get(resource, {})
+        names = self._owned.get(uid, {}).get(resource, ())
+        return [json.loads(objects[name].payload) for name in sorted(names)]
+
+    def names(self, resource: Resource, namespace: str | None = None) -> Iterator[Name]:
+        """The names of all objects of a kind, in one namespace or in all."""
+        return (name for name in tuple(self._objects.get(resource, ())) if namespace in (None, name[0]))
+
+    def owner(self, resource: Resource, namespace: str, name: str) -> Owner | None:
+        """The controller ownerReference of a cached object."""
+        entry = self._objects.get(resource, {}).get((namespace, name))
+        return entry.owner if entry else None
+
+    def version(self, resource: Resource, namespace: str, name: str, uid: str) -> int | None:
+        """The version of a cached object if it still has this uid; None if it is not known."""
+        entry = self._objects.get(resource, {}).get((namespace, name))
+        return entry.version if entry is not None and entry.uid == uid else None
+
+    def uids(self, resource: Resource, namespace: str | None = None) -> dict[Name, str]:
+        """Which object stands behind each name at this moment."""
+        objects = self._objects.get(resource, {})
+        return {name: entry.uid for name, entry in objects.items() if namespace in (None, name[0])}
+
+    def is_gone(self, uid: str) -> bool:
+        """Whether an object was known and is known to be deleted."""
+        return uid in self._graves
+
+    def put(self, resource: Resource, manifest: Manifest, *, rewound: bool = False) -> bool:
+        """Takes in one version of an object; False if what is known is as new or newer.
+
+        Args:
+            resource: the object's kind.
+            manifest: the object as the API server gave it; not kept and not changed.
+            rewound: the server's history went back (a restored backup); believe it whatever the version says.
+        """
+        metadata = manifest["metadata"]
+        name: Name = (metadata.get("namespace", ""), metadata["name"])
+        uid, version = metadata.get("uid", ""), version_of(manifest)
+        if uid in self._graves and not rewound:
+            return False
+        objects = self._objects.setdefault(resource, {})
+        known = objects.get(name)
+        if known is not None:
+            if version <= known.version and not rewound:
+                return False
+            self._disown(resource, name, known)
+        owner = controller_of(manifest)
+        objects[name] = _Entry(uid=uid, version=version, owner=owner, payload=_pack(manifest))
+        if owner is not None:
+            self._owned.setdefault(owner.uid, {}).setdefault(resource, set()).add(name)
+        self._graves.pop(uid, None)
+        return True
+
+    def forget(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
+        """The object is gone; False if that was known. Another object of its name stays."""
+        self._graves[uid] = None
+        if len(self._graves) > _GRAVES:
+            self._graves.popitem(last=False)
+        objects = self._objects.get(resource, {})
+        entry = objects.get((namespace, name))
+        if entry is None or entry.uid != uid:
+            return False
+        del objects[namespace, name]
+        self._disown(resource, (namespace, name), entry)
+        return True
+
+    def _disown(self, resource: Resource, name: Name, entry: _Entry) -> None:
+        if entry.owner is None:
+            return
+        by_kind = self._owned[entry.owner.uid]
+        by_kind[resource].discard(name)
+        if not by_kind[resource]:
+            del by_kind[resource]
+        if not by_kind:
+            del self._owned[entry.owner.uid]
+
+
+def version_of(manifest: Manifest) -> int:
+    """The resourceVersion as a number; 0 if the object has none, or one that is not a number."""
+    version = str(manifest["metadata"].get("resourceVersion", ""))
+    return int(version) if version.isdecimal() else 0
+
+
+def controller_of(manifest: Manifest) -> Owner | None:
+    """The ownerReference with `controller: true`."""
+    for reference in manifest["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            return Owner(reference["kind"], reference["name"], reference["uid"])
+    return None
+
+
+def uids_of(manifests: Iterable[Manifest]) -> dict[Name, str]:
+    """Which object stands behind each name of a listing."""
+    return {
+        (item["metadata"].get("namespace", ""), item["metadata"]["name"]): item["metadata"]["uid"]
+        for item in manifests
+    }
+
+
+def _pack(manifest: Manifest) -> bytes:
+    metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    annotations = metadata.get("annotations")
+    if annotations and _LAST_APPLIED in annotations:
+        metadata["annotations"] = {key: text for key, text in annotations.items() if key != _LAST_APPLIED}
+    return json.dumps(manifest | {"metadata": metadata}, separators=(",", ":"), ensure_ascii=False).encode()
