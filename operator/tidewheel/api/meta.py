@@ -20,6 +20,8 @@ MANAGED_BY = "tidewheel"
 ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
 #: Digest of the last published map. Changing it on a pod makes the kubelet refresh its volumes at once.
 ANNOTATION_MAP_DIGEST = f"{GROUP}/map-digest"
+#: When a published map got its present content; RFC 3339 with milliseconds.
+ANNOTATION_PUBLISHED = f"{GROUP}/published-at"
 #: Digest of what the operator last applied to a child; an equal digest needs no write.
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 

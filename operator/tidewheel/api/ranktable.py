@@ -13,6 +13,9 @@ from tidewheel.api.model import ApiModel
 
 Role = Literal["prefill", "decode", "gateway"]
 
+#: The first rank of decode pods; a group has at most this many prefill pods.
+DECODE_RANKS = 64
+
 
 class Published(ApiModel):
     """A document that travels as one key of a ConfigMap."""
@@ -30,7 +33,11 @@ class Member(ApiModel):
     """One pod of a group."""
 
     rank: int = Field(
-        ge=0, description="rank is the member's place in the group: prefills first, then decodes."
+        ge=0,
+        description=(
+            "rank is the member's place in the group, which its substitute inherits: "
+            "prefill i has rank i, decode i has rank 64 + i."
+        ),
     )
     role: Literal["prefill", "decode"] = Field(description="role is what the member does.")
     name: str = Field(max_length=253, description="name is the pod's name.")

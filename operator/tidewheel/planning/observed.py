@@ -1,0 +1,109 @@
+"""What is known of one PDService when it is planned: frozen values, so that a plan is a function of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from tidewheel.api.manifest import Manifest
+from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
+from tidewheel.api.ranktable import Role
+from tidewheel.planning.plan import Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a container last ended."""
+
+    reason: str
+    exit_code: int
+    #: What the process wrote to its termination log.
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPod:
+    """One pod of the service, as far as planning looks at it."""
+
+    name: str
+    uid: str
+    role: Role
+    #: The group's name; empty for a gateway.
+    group: str
+    revision: str
+    #: The pod's place among those of its role; a substitute takes its predecessor's.
+    ordinal: int
+    #: How many pods had this place before.
+    incarnation: int
+    created: datetime
+    phase: str = "Pending"
+    ip: str = ""
+    node: str = ""
+    ready: bool = False
+    #: It has a deletionTimestamp: it finishes its requests and goes.
+    deleting: bool = False
+    restarts: int = 0
+    #: Why a container does not run, such as `ImagePullBackOff`; with the kubelet's words.
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    #: The last end of the container that failed, if one did.
+    exit: Exit | None = None
+    #: The scheduler's words, if it finds no node.
+    unschedulable: str = ""
+    #: Why the pod as a whole failed, such as `Evicted`.
+    failed_reason: str = ""
+    failed_message: str = ""
+    #: The digest of the map it was last told of.
+    map_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedMap:
+    """A rank table or the routes, as it stands in the cluster."""
+
+    digest: str
+    #: The uids (rank table) or names (routes) of the pods it sends others to.
+    members: frozenset[str] = frozenset()
+    #: When this content was first published.
+    since: datetime | None = None
+
+
+ChildKind = Literal["ConfigMap", "Service", "PodDisruptionBudget"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedChild:
+    """A child that is not a pod, for comparison with what it should be."""
+
+    kind: ChildKind
+    name: str
+    uid: str
+    manifest: Manifest
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedService:
+    """A PDService with everything that belongs to it, and nothing that belongs to anyone else."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int = 1
+    deleting: bool = False
+    #: W3C trace context of whoever applied the object.
+    traceparent: str = ""
+    #: None if it cannot be read; `unreadable` then says why.
+    spec: PDServiceSpec | None = None
+    unreadable: str = ""
+    status: PDServiceStatus = PDServiceStatus()
+    pods: tuple[ObservedPod, ...] = ()
+    children: tuple[ObservedChild, ...] = ()
+    routes: PublishedMap | None = None
+    #: Rank tables by group.
+    ranks: Mapping[str, PublishedMap] = field(default_factory=dict)
+    #: The specs that older revisions were built from, by revision.
+    records: Mapping[str, PDServiceSpec] = field(default_factory=dict)
+    refusals: tuple[Refusal, ...] = ()
