@@ -1,0 +1,67 @@
+"""Carriers of the W3C trace context: HTTP headers, a pod's environment, and the annotation of a resource."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tidewheel.api.meta import ANNOTATION_TRACEPARENT
+
+_TRACEPARENT = "traceparent"
+
+
+def context_from_headers(headers: Mapping[str, str]) -> Context:
+    """The caller's context, from headers in any case. Malformed headers are ignored, as W3C asks.
+
+    It starts from an empty context: a span left current by somebody else cannot become the parent.
+    """
+    return propagate.extract({name.lower(): value for name, value in headers.items()}, Context())
+
+
+def inject_headers(headers: MutableMapping[str, str], context: Context | None = None) -> None:
+    """Adds `context` (by default the current one) to the headers of a request, or to any string map."""
+    propagate.inject(headers, context)
+
+
+def trace_headers(context: Context | None = None) -> dict[str, str]:
+    """The headers that carry `context`, by default the current one; empty if there is no span."""
+    headers: dict[str, str] = {}
+    inject_headers(headers, context)
+    return headers
+
+
+def context_from_environment(environment: Mapping[str, str] | None = None) -> Context:
+    """The context in TRACEPARENT, TRACESTATE and BAGGAGE of this process, or of `environment`."""
+    values = os.environ if environment is None else environment
+    return context_from_headers({_header_name(name): value for name, value in values.items()})
+
+
+def trace_environment(context: Context | None = None) -> dict[str, str]:
+    """The environment variables that hand `context`, by default the current one, to a child process."""
+    return {_variable_name(name): value for name, value in trace_headers(context).items()}
+
+
+def link_from_annotations(annotations: Mapping[str, str] | None) -> trace.Link | None:
+    """A link to whoever applied the resource, by its tidewheel.dev/traceparent annotation, if it is valid.
+
+    A link and not a parent: a resource is reconciled for as long as it lives, and a trace must end.
+    """
+    value = (annotations or {}).get(ANNOTATION_TRACEPARENT)
+    if value is None:
+        return None
+    # W3C whatever OTEL_PROPAGATORS says: the annotation's format is part of the API.
+    context = TraceContextTextMapPropagator().extract({_TRACEPARENT: value}, Context())
+    span_context = trace.get_current_span(context).get_span_context()
+    return trace.Link(span_context) if span_context.is_valid else None
+
+
+def _header_name(variable: str) -> str:
+    return variable.lower().replace("_", "-")
+
+
+def _variable_name(header: str) -> str:
+    return header.upper().replace("-", "_")

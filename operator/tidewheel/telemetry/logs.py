@@ -1,0 +1,108 @@
+"""Logs on standard error, one JSON object or one human line each, with the ids of the span they belong to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+from opentelemetry import trace
+
+LogFormat = Literal["json", "text"]
+
+#: What a LogRecord has by itself; everything else came with `extra=`.
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: What kopf attaches to its records for its own handlers.
+_KOPF_ATTRIBUTES = frozenset({"settings", "k8s_skip"})
+
+
+def configure_logging(
+    log_format: LogFormat = "json", level: str = "info", *, stream: TextIO | None = None
+) -> None:
+    """Makes the root logger write lines of `log_format` to `stream` (standard error) and drops other handlers.
+
+    Python warnings are logged too. Call it again to change format or level.
+
+    Raises:
+        ValueError: there is no such format or level.
+    """
+    levels = logging.getLevelNamesMapping()
+    if level.upper() not in levels:
+        known = ", ".join(sorted(name.lower() for name in levels if name != "NOTSET"))
+        raise ValueError(f"log level {level!r} does not exist; use one of {known}")
+    if log_format not in ("json", "text"):
+        raise ValueError(f"log format {log_format!r} does not exist; use json or text")
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(levels[level.upper()])
+    logging.captureWarnings(capture=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ts, level, logger, message, trace_id, span_id, the extra fields, error.
+
+    An extra field that would hide one of these gets a trailing underscore. Values JSON does not know
+    are written as their `str()`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        fields: dict[str, Any] = {
+            "ts": _timestamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_trace_ids(),
+        }
+        for name, value in _extra(record).items():
+            fields[f"{name}_" if name in fields or name == "error" else name] = value
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            fields["error"] = {
+                "type": _type_name(type(error)),
+                "message": str(error),
+                "stack": "".join(traceback.format_exception(error)),
+            }
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL logger: message key=value trace_id=...`, and the traceback below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        pairs = "".join(f" {name}={value}" for name, value in (_extra(record) | _trace_ids()).items())
+        lines = [f"{_timestamp(record)} {record.levelname:<7} {record.name}: {record.getMessage()}{pairs}"]
+        if record.exc_info and record.exc_info[1] is not None:
+            lines.append(self.formatException(record.exc_info))
+        if record.stack_info:
+            lines.append(self.formatStack(record.stack_info))
+        return "\n".join(lines)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _trace_ids() -> dict[str, str]:
+    span = trace.get_current_span().get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    known = _OWN_ATTRIBUTES | _KOPF_ATTRIBUTES
+    return {name: value for name, value in vars(record).items() if name not in known}
+
+
+def _type_name(kind: type[BaseException]) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
