@@ -163,7 +163,10 @@ def _node(raw: Mapping[str, Any]) -> Schema:
     if not reference:
         return Schema(raw)
     full = reference.removeprefix(_REF)
-    return definition(full.rpartition(".")[2], full)
+    short = full.rpartition(".")[2]
+    if raw.keys() <= {"$ref", "description"}:
+        return definition(short, full)
+    return Schema({**_definitions()[full], **raw}, short)
 
 
 def _type_meta() -> dict[str, Schema]:
@@ -171,4 +174,4 @@ def _type_meta() -> dict[str, Schema]:
 
 
 _TEXT: Final = Schema({"type": "string"})
-_ANYTHING: Final = Schema({"x-kubernetes-preserve-unknown-fields": True})
+_ANYTHING: Final = Schema({"nullable": True, "x-kubernetes-preserve-unknown-fields": True})
