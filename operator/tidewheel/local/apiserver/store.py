@@ -1,0 +1,402 @@
+"""Versioned objects in memory: one counter, a bounded history for watches, indexes for selectors and owners."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from tidewheel.local.apiserver.encoding import encode_event, encode_object
+
+Manifest = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace (empty for cluster-scoped objects) and name."""
+EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+FieldsOf = Callable[[str, Manifest], dict[str, str]]
+
+# A new cluster starts above 1, so that "watch from version 1" is too old, as on any real cluster.
+FIRST_VERSION = 1000
+
+
+class Expired(Exception):
+    """The version asked for is older than the history."""
+
+    def __init__(self, asked: int, oldest: int) -> None:
+        super().__init__(f"too old resource version: {asked} ({oldest})")
+        self.asked = asked
+        self.oldest = oldest
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One state of one object: its JSON, and the few things by which it is found."""
+
+    key: Key
+    version: int
+    encoded: bytes
+    uid: str
+    labels: Mapping[str, str]
+    fields: Mapping[str, str]
+    owners: tuple[str, ...]
+
+    def object(self) -> Manifest:
+        """A copy of the object that the caller may change."""
+        parsed: Manifest = json.loads(self.encoded)
+        return parsed
+
+
+@dataclass(slots=True)
+class Change:
+    """One step of the history of a collection."""
+
+    version: int
+    type: EventType
+    item: Item
+    """The new state; for DELETED the last one, stamped with the version of the deletion."""
+    previous: Item | None
+    _lines: dict[str, bytes] = field(default_factory=dict)
+
+    def line(self, event_type: EventType, encoded: bytes) -> bytes:
+        """The watch event as JSON; made once however many clients watch."""
+        found = self._lines.get(event_type)
+        if found is None:
+            found = self._lines[event_type] = encode_event(event_type, encoded)
+        return found
+
+    def seen_by(self, wants: Callable[[Item], bool]) -> tuple[EventType, Item] | None:
+        """How a client that only sees what it `wants` learns of this change."""
+        before = self.previous is not None and wants(self.previous)
+        after = self.type != "DELETED" and wants(self.item)
+        if after:
+            return ("MODIFIED" if before else "ADDED"), self.item
+        if before:
+            if self.type == "DELETED":
+                return "DELETED", self.item
+            assert self.previous is not None
+            return "DELETED", _restamped(self.previous, self.version)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a watch yields."""
+
+    type: EventType
+    item: Item
+    change: Change | None = None
+
+    def line(self) -> bytes:
+        """The event as a line of JSON."""
+        if self.change is None or self.item is not self.change.item:
+            return encode_event(self.type, self.item.encoded)
+        return self.change.line(self.type, self.item.encoded)
+
+
+class Journal(Protocol):
+    """Where a store writes through, to survive a restart."""
+
+    def load(self) -> tuple[int, Iterable[tuple[str, bytes]]]:
+        """The last version and every object with its collection."""
+
+    def put(self, storage: str, key: Key, version: int, encoded: bytes) -> None:
+        """Keep an object."""
+
+    def delete(self, storage: str, key: Key, version: int) -> None:
+        """Forget an object."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+class Watch:
+    """The events of one collection that one client wants, in order."""
+
+    def __init__(self, collection: Collection, wants: Callable[[Item], bool], *, limit: int = 50_000) -> None:
+        self._collection = collection
+        self._wants = wants
+        self._pending: deque[Event] = deque()
+        self._woken = asyncio.Event()
+        self._limit = limit
+        self.closed = False
+
+    def offer(self, change: Change) -> None:
+        """Queue a change if the client sees it; a client that never reads is cut off."""
+        seen = change.seen_by(self._wants)
+        if seen is None:
+            return
+        self._pending.append(Event(seen[0], seen[1], change))
+        self._woken.set()
+        if len(self._pending) > self._limit:
+            self.close()
+
+    async def events(self, timeout: float) -> list[Event]:  # noqa: ASYNC109 - silence is an answer here, not an error
+        """What has happened since the last call; waits up to `timeout` seconds and may be empty."""
+        if not self._pending and not self.closed:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._woken.wait()
+            except TimeoutError:
+                return []
+        return self.take()
+
+    def take(self) -> list[Event]:
+        """What has happened since the last call, without waiting."""
+        self._woken.clear()
+        taken = list(self._pending)
+        self._pending.clear()
+        return taken
+
+    def close(self) -> None:
+        """End the watch; the reader still gets what was queued."""
+        self.closed = True
+        self._woken.set()
+        self._collection.watches.discard(self)
+
+
+class Collection:
+    """All objects of one resource."""
+
+    def __init__(self, *, floor: int, history: int) -> None:
+        self.floor = floor
+        """The oldest version from which the history is complete."""
+        self.items: dict[Key, Item] = {}
+        self.watches: set[Watch] = set()
+        self._order: list[Key] = []
+        self._labelled: dict[tuple[str, str], set[Key]] = {}
+        self._history: deque[Change] = deque()
+        self._kept = history
+
+    def apply(self, change: Change) -> None:
+        """Take one step; watchers hear of it."""
+        key = change.item.key
+        if change.previous is not None:
+            for label in change.previous.labels.items():
+                holders = self._labelled[label]
+                holders.discard(key)
+                if not holders:
+                    del self._labelled[label]
+        if change.type == "DELETED":
+            del self.items[key]
+            del self._order[bisect.bisect_left(self._order, key)]
+        else:
+            if change.previous is None:
+                bisect.insort(self._order, key)
+            self.items[key] = change.item
+            for label in change.item.labels.items():
+                self._labelled.setdefault(label, set()).add(key)
+        self._history.append(change)
+        if len(self._history) > self._kept:
+            self.floor = self._history.popleft().version
+        for watch in list(self.watches):
+            watch.offer(change)
+
+    def select(
+        self, *, namespace: str | None = None, labels: Iterable[tuple[str, str]] = (), version: int | None = None
+    ) -> Iterator[Item]:
+        """Objects in order of namespace and name, now or as they were at `version`.
+
+        `labels` are pairs that every object must carry; the smallest index decides what is looked at.
+
+        Raises:
+            Expired: the history does not reach back to `version`.
+        """
+        if version is not None:
+            items = self._at(version)
+            for key in sorted(items):
+                if namespace is None or key[0] == namespace:
+                    yield items[key]
+            return
+        holders = [self._labelled.get(pair, set()) for pair in labels]
+        if holders:
+            keys: Iterable[Key] = sorted(min(holders, key=len))
+            yield from (self.items[key] for key in keys if namespace is None or key[0] == namespace)
+            return
+        start, end = 0, len(self._order)
+        if namespace is not None:
+            start = bisect.bisect_left(self._order, (namespace, ""))
+            end = bisect.bisect_left(self._order, (namespace + "\0", ""))
+        yield from [self.items[key] for key in itertools.islice(self._order, start, end)]
+
+    def watch(self, wants: Callable[[Item], bool], since: int | None) -> Watch:
+        """A watch that begins with what happened after `since`, or with now when that is None.
+
+        Raises:
+            Expired: the history does not reach back to `since`.
+        """
+        watch = Watch(self, wants)
+        if since is not None:
+            if since < self.floor:
+                raise Expired(since, self.floor)
+            for change in self._changes_after(since):
+                watch.offer(change)
+        self.watches.add(watch)
+        return watch
+
+    def forget_history(self, version: int) -> None:
+        """Begin the history at `version`."""
+        self._history.clear()
+        self.floor = version
+
+    def _changes_after(self, version: int) -> list[Change]:
+        recent = itertools.takewhile(lambda change: change.version > version, reversed(self._history))
+        return list(recent)[::-1]
+
+    def _at(self, version: int) -> dict[Key, Item]:
+        if version < self.floor:
+            raise Expired(version, self.floor)
+        items = dict(self.items)
+        for change in reversed(self._changes_after(version)):
+            if change.previous is None:
+                items.pop(change.item.key, None)
+            else:
+                items[change.item.key] = change.previous
+        return items
+
+
+class Store:
+    """Every object of the cluster.
+
+    All calls happen on one event loop and do not await, so each is atomic.
+
+    Args:
+        journal: where to write through; None keeps everything in memory.
+        history: how many changes of each collection a watch can catch up on.
+        fields_of: the field selector values of an object, by its collection.
+    """
+
+    def __init__(
+        self, *, journal: Journal | None = None, history: int = 10_000, fields_of: FieldsOf | None = None
+    ) -> None:
+        self.version = FIRST_VERSION
+        self._journal = journal
+        self._kept = history
+        self._fields_of = fields_of or (lambda _storage, _obj: {})
+        self._collections: dict[str, Collection] = {}
+        self._by_uid: dict[str, tuple[str, Key]] = {}
+        self._dependents: dict[str, set[tuple[str, Key]]] = {}
+        self._listeners: list[Callable[[str, Change], None]] = []
+        if journal is not None:
+            self._load(journal)
+
+    def collection(self, storage: str) -> Collection:
+        """The collection of this name; it begins empty."""
+        found = self._collections.get(storage)
+        if found is None:
+            found = self._collections[storage] = Collection(floor=self.version, history=self._kept)
+        return found
+
+    def drop_collection(self, storage: str) -> None:
+        """Forget an empty collection with its history, and end its watches."""
+        found = self._collections.pop(storage, None)
+        if found is not None:
+            for watch in list(found.watches):
+                watch.close()
+
+    def listen(self, listener: Callable[[str, Change], None]) -> None:
+        """Call `listener(storage, change)` after every change."""
+        self._listeners.append(listener)
+
+    def get(self, storage: str, namespace: str, name: str) -> Item | None:
+        """The current state of an object, or None."""
+        return self.collection(storage).items.get((namespace, name))
+
+    def by_uid(self, uid: str) -> tuple[str, Item] | None:
+        """The object of this uid with its collection, or None."""
+        found = self._by_uid.get(uid)
+        return None if found is None else (found[0], self._collections[found[0]].items[found[1]])
+
+    def dependents(self, uid: str) -> list[tuple[str, Item]]:
+        """The objects that name `uid` among their owners, with their collections."""
+        found = sorted(self._dependents.get(uid, ()))
+        return [(storage, self._collections[storage].items[key]) for storage, key in found]
+
+    def put(self, storage: str, obj: Manifest) -> Item:
+        """Create or replace an object, which the store now owns; it gets the next resourceVersion."""
+        self.version += 1
+        metadata = obj["metadata"]
+        metadata["resourceVersion"] = str(self.version)
+        item = self._item(storage, obj, self.version)
+        previous = self.collection(storage).items.get(item.key)
+        if self._journal is not None:
+            self._journal.put(storage, item.key, item.version, item.encoded)
+        self._apply(storage, Change(self.version, "ADDED" if previous is None else "MODIFIED", item, previous))
+        return item
+
+    def delete(self, storage: str, item: Item, last: Manifest | None = None) -> Item:
+        """Remove an object; `last` is its final state when it differs from the stored one."""
+        self.version += 1
+        final = item.object() if last is None else last
+        final["metadata"]["resourceVersion"] = str(self.version)
+        gone = self._item(storage, final, self.version)
+        if self._journal is not None:
+            self._journal.delete(storage, item.key, self.version)
+        current = self.collection(storage).items[item.key]
+        self._apply(storage, Change(self.version, "DELETED", gone, current))
+        return gone
+
+    def cut_watches(self) -> int:
+        """End every watch, as a restart of a load balancer would; says how many there were."""
+        watches = [watch for one in self._collections.values() for watch in one.watches]
+        for watch in watches:
+            watch.close()
+        return len(watches)
+
+    def close(self) -> None:
+        """End the watches and release the journal."""
+        self.cut_watches()
+        if self._journal is not None:
+            self._journal.close()
+
+    def _apply(self, storage: str, change: Change) -> None:
+        place = (storage, change.item.key)
+        if change.previous is not None:
+            for owner in change.previous.owners:
+                holders = self._dependents.get(owner)
+                if holders is not None:
+                    holders.discard(place)
+                    if not holders:
+                        del self._dependents[owner]
+        if change.type == "DELETED":
+            self._by_uid.pop(change.item.uid, None)
+        else:
+            self._by_uid[change.item.uid] = place
+            for owner in change.item.owners:
+                self._dependents.setdefault(owner, set()).add(place)
+        self.collection(storage).apply(change)
+        for listener in self._listeners:
+            listener(storage, change)
+
+    def _item(self, storage: str, obj: Manifest, version: int) -> Item:
+        metadata = obj["metadata"]
+        return Item(
+            key=(metadata.get("namespace") or "", metadata["name"]),
+            version=version,
+            encoded=encode_object(obj),
+            uid=metadata["uid"],
+            labels=metadata.get("labels") or {},
+            fields=self._fields_of(storage, obj),
+            owners=tuple(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
+        )
+
+    def _load(self, journal: Journal) -> None:
+        version, objects = journal.load()
+        # One above the last: whoever watched before the restart has to list again.
+        self.version = max(version + 1, FIRST_VERSION)
+        for storage, encoded in objects:
+            obj = json.loads(encoded)
+            item = self._item(storage, obj, int(obj["metadata"]["resourceVersion"]))
+            self._apply(storage, Change(item.version, "ADDED", item, None))
+        for collection in self._collections.values():
+            collection.forget_history(self.version)
+
+
+def _restamped(item: Item, version: int) -> Item:
+    """The old state with the version at which it left a client's view."""
+    obj = item.object()
+    obj["metadata"]["resourceVersion"] = str(version)
+    return Item(item.key, version, encode_object(obj), item.uid, item.labels, item.fields, item.owners)
