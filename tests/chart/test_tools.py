@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from tidewheel.local import tools
 from tidewheel.local.tools import ToolNotFound, find_tool
 
