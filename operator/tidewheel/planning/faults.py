@@ -96,7 +96,7 @@ def _ended(pod: ObservedPod) -> Trouble | None:
     if pod.exit.reason == "OOMKilled":
         return Trouble(
             reason=Reason.OUT_OF_MEMORY,
-            message=f"{pod.name} was killed for memory (restarts: {_many(pod)}); raise its memory limit",
+            message=f"the container was killed for memory (restarts: {_many(pod)}); raise its memory limit",
             curable=False,
         )
     if told is not None:

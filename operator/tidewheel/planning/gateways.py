@@ -15,6 +15,7 @@ from tidewheel.planning.rolling import roll
 class GatewayStep:
     """The gateway pods to keep, to create and to delete."""
 
+    revision: str
     keep: tuple[ObservedPod, ...]
     create: tuple[Joining, ...]
     #: With the reason. Clients reach gateways through a Service, which drops a pod as soon as it is deleted.
@@ -44,6 +45,7 @@ def step_gateways(
     )
     substitutes = sum(joining.replaces is not None for joining in staffing.join)
     return GatewayStep(
+        revision=revision,
         keep=step.keep,
         create=staffing.join[: max(step.create, substitutes)],
         delete=staffing.leave + tuple((pod, f"revision {revision} replaces it") for pod in step.retire),

@@ -1,13 +1,16 @@
-"""Members of a group or gateways of a revision: who holds which place, who leaves it, and who takes it next."""
+"""Members of a group, or gateways of a revision: who holds which place, who leaves it, and who takes it next."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from tidewheel.api.pdservice import PDServiceSpec
+from tidewheel.api.ranktable import Role
 from tidewheel.planning.faults import may_be_replaced, trouble_of
+from tidewheel.planning.groups import COMPUTE_ROLES, Group
 from tidewheel.planning.names import Place
 from tidewheel.planning.observed import ObservedPod
 
@@ -32,6 +35,47 @@ class Staffing:
     join: tuple[Joining, ...] = ()
     #: Time until a failed pod's substitute may come.
     wait: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaffedGroup:
+    """A group that goes on, with the staffing of each role."""
+
+    group: Group
+    #: What its pods are built from; None if no record of its revision is left, so nobody can join it.
+    spec: PDServiceSpec | None
+    roles: Mapping[Role, Staffing]
+
+    @property
+    def stay(self) -> tuple[ObservedPod, ...]:
+        """Its members, prefills first."""
+        return tuple(pod for role in COMPUTE_ROLES for pod in self.roles[role].stay)
+
+    @property
+    def leave(self) -> tuple[tuple[ObservedPod, str], ...]:
+        """Those who leave it, with the reason."""
+        return tuple(leaving for role in COMPUTE_ROLES for leaving in self.roles[role].leave)
+
+    @property
+    def join(self) -> tuple[tuple[Role, Joining], ...]:
+        """Those who join it."""
+        return tuple((role, joining) for role in COMPUTE_ROLES for joining in self.roles[role].join)
+
+
+def staff_group(
+    group: Group, spec: PDServiceSpec | None, *, now: datetime, routed: Collection[str]
+) -> StaffedGroup:
+    """Staffs both roles as `spec` asks; without a spec those who are well stay and nobody joins."""
+    roles: dict[Role, Staffing] = {}
+    for role in COMPUTE_ROLES:
+        pods = group.of_role(role)
+        if spec is None:
+            staffing = staff(pods, len(pods), now=now, routed=routed)
+            roles[role] = replace(staffing, join=())
+        else:
+            wanted = spec.prefill.replicas if role == "prefill" else spec.decode.replicas
+            roles[role] = staff(pods, wanted, now=now, routed=routed)
+    return StaffedGroup(group=group, spec=spec, roles=roles)
 
 
 def staff(

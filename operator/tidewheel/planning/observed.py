@@ -98,7 +98,7 @@ class ObservedService:
     #: None if it cannot be read; `unreadable` then says why.
     spec: PDServiceSpec | None = None
     unreadable: str = ""
-    status: PDServiceStatus = PDServiceStatus()
+    status: PDServiceStatus = field(default_factory=PDServiceStatus)
     pods: tuple[ObservedPod, ...] = ()
     children: tuple[ObservedChild, ...] = ()
     routes: PublishedMap | None = None

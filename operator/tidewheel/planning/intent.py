@@ -1,0 +1,58 @@
+"""What planning wants of the cluster, before it has the form of manifests; `tidewheel.building` gives it that form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
+from tidewheel.api.ranktable import RankTable, Role, Routes
+from tidewheel.planning.observed import ObservedPod
+from tidewheel.planning.plan import EventNote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodOrder:
+    """One pod to create."""
+
+    name: str
+    role: Role
+    #: Empty for a gateway.
+    group: str
+    revision: str
+    #: The spec it is built from: the recorded one of its revision if that is an older one.
+    spec: PDServiceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """One pod to delete now; every map is already without it."""
+
+    pod: ObservedPod
+    grace_seconds: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Children:
+    """The children that are not pods, and the pods to create."""
+
+    spec: PDServiceSpec
+    revision: str
+    routes: Routes
+    rank_tables: tuple[RankTable, ...] = ()
+    pods: tuple[PodOrder, ...] = ()
+    #: Groups and revisions that still have pods: their maps and records stay although they are not written now.
+    groups: frozenset[str] = frozenset()
+    revisions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """The outcome of planning one PDService."""
+
+    #: None: leave all children as they are.
+    children: Children | None = None
+    departures: tuple[Departure, ...] = ()
+    status: PDServiceStatus | None = None
+    events: tuple[EventNote, ...] = ()
+    look_again_in: float | None = None

@@ -1,0 +1,164 @@
+"""Planning one PDService: the small policies in the order in which each builds on the ones before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from tidewheel.api.pdservice import PDServiceSpec
+from tidewheel.api.ranktable import RankTable, Routes
+from tidewheel.planning.decisions import record
+from tidewheel.planning.deeds import deeds_of
+from tidewheel.planning.gateways import GatewayStep, step_gateways
+from tidewheel.planning.groups import GroupStep, groups_of, step_groups
+from tidewheel.planning.intent import Children, Departure, Intent, PodOrder
+from tidewheel.planning.members import StaffedGroup, staff_group
+from tidewheel.planning.names import gateway_name, member_name
+from tidewheel.planning.observed import ObservedPod, ObservedService
+from tidewheel.planning.ranks import rank_table
+from tidewheel.planning.revision import gateway_revision, group_revision
+from tidewheel.planning.routes import routes_to, time_to_leave
+from tidewheel.planning.settings import ServiceDefaults
+from tidewheel.planning.status import Progress, condition_events, status_of, unbuildable_status
+from tidewheel.planning.validation import Objection, buildable
+
+#: A pod to delete, why, and how long it still stays; None while a published map still names it.
+_Leaving = tuple[ObservedPod, str, timedelta | None]
+
+
+def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefaults) -> Intent:
+    """What should change about a PDService.
+
+    The steps: refuse a spec that cannot work; choose the groups to keep, to drain and to create; staff each kept
+    group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
+    without; and say all of it in the status. A settled service gets an intent that equals what is there.
+    """
+    if seen.deleting:
+        return Intent()
+    spec = buildable(seen, defaults.accelerators)
+    if isinstance(spec, Objection):
+        status = unbuildable_status(seen, spec, now=now)
+        return Intent(status=status, events=condition_events(seen.status, status))
+
+    revision = group_revision(spec, image=defaults.image, accelerators=defaults.accelerators)
+    groups = groups_of(seen.pods)
+    routed = seen.routes.members if seen.routes else frozenset()
+    step = step_groups(groups, spec, service=seen.name, revision=revision, routed=routed)
+    staffed = tuple(
+        staff_group(
+            group,
+            spec if group.revision == revision else seen.records.get(group.revision),
+            now=now,
+            routed=routed,
+        )
+        for group in step.keep
+    )
+    gateways = step_gateways(
+        [pod for pod in seen.pods if pod.role == "gateway"],
+        0 if spec.suspend else spec.gateway.replicas,
+        revision=gateway_revision(spec, image=defaults.image),
+        now=now,
+    )
+    children = Children(
+        spec=spec,
+        revision=revision,
+        routes=_routes(seen, spec, staffed),
+        rank_tables=tuple(_rank_tables(seen, staffed)),
+        pods=tuple(_orders(seen, spec, staffed, gateways)),
+        groups=frozenset(group.name for group in (*groups, *step.create)),
+        revisions=frozenset(group.revision for group in groups) | {revision},
+    )
+    settle = timedelta(seconds=defaults.settle_seconds)
+    leaving = tuple(_leaving(seen, step, staffed, gateways, now=now, settle=settle))
+    departures = tuple(
+        Departure(pod=pod, grace_seconds=spec.drain_seconds, why=why)
+        for pod, why, wait in leaving
+        if wait == timedelta(0)
+    )
+    progress = Progress(
+        spec=spec,
+        revision=revision,
+        groups=groups,
+        step=step,
+        staffed=staffed,
+        gateways=gateways,
+        is_scaling=bool(children.pods or leaving),
+    )
+    decisions, events = record(seen.status.decisions, tuple(deeds_of(seen, progress, departures)), now=now)
+    status = status_of(seen, progress, decisions, now=now)
+    waits = [wait for _, _, wait in leaving if wait]
+    waits += [
+        staffing.wait for one in staffed for staffing in one.roles.values() if staffing.wait is not None
+    ]
+    waits += [gateways.wait] if gateways.wait is not None else []
+    return Intent(
+        children=children,
+        departures=departures,
+        status=status,
+        events=events + condition_events(seen.status, status),
+        look_again_in=min(waits).total_seconds() if waits else None,
+    )
+
+
+def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[StaffedGroup]) -> Routes:
+    return routes_to(
+        service=seen.name, model=spec.model.name, groups={one.group.name: one.stay for one in staffed}
+    )
+
+
+def _rank_tables(seen: ObservedService, staffed: Sequence[StaffedGroup]) -> Iterator[RankTable]:
+    for one in staffed:
+        table = rank_table(
+            service=seen.name,
+            group=one.group.name,
+            revision=one.group.revision,
+            members=one.stay,
+            complete=not one.join,
+            published=one.group.name in seen.ranks,
+        )
+        if table is not None:
+            yield table
+
+
+def _orders(
+    seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[StaffedGroup], gateways: GatewayStep
+) -> Iterator[PodOrder]:
+    for one in staffed:
+        for role, joining in one.join:
+            yield PodOrder(
+                name=member_name(one.group.name, role, joining.place),
+                role=role,
+                group=one.group.name,
+                revision=one.group.revision,
+                spec=one.spec or spec,
+            )
+    for joining in gateways.create:
+        yield PodOrder(
+            name=gateway_name(seen.name, gateways.revision, joining.place),
+            role="gateway",
+            group="",
+            revision=gateways.revision,
+            spec=spec,
+        )
+
+
+def _leaving(
+    seen: ObservedService,
+    step: GroupStep,
+    staffed: Sequence[StaffedGroup],
+    gateways: GatewayStep,
+    *,
+    now: datetime,
+    settle: timedelta,
+) -> Iterator[_Leaving]:
+    """Everyone who should go and is not going yet. A group that goes as a whole keeps its rank table to the end."""
+    for group, why in step.retire:
+        for pod in group.pods:
+            if not pod.deleting:
+                yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=None, now=now, settle=settle)
+    for one in staffed:
+        ranks = seen.ranks.get(one.group.name)
+        for pod, why in one.leave:
+            yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=ranks, now=now, settle=settle)
+    for pod, why in gateways.delete:
+        yield pod, why, timedelta(0)

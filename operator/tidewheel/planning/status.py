@@ -1,0 +1,181 @@
+"""The status of a PDService: what a plan found, counted, and the Events that tell of a changed condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from tidewheel.api.meta import LABEL_ROLE, LABEL_SERVICE
+from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus, RoleStatus
+from tidewheel.api.ranktable import Role
+from tidewheel.api.reasons import ConditionType, Reason
+from tidewheel.api.status import Decision
+from tidewheel.planning.conditions import Facts, judge, judge_unbuildable
+from tidewheel.planning.decisions import shorten
+from tidewheel.planning.faults import Trouble, trouble_of
+from tidewheel.planning.gateways import GatewayStep
+from tidewheel.planning.groups import Group, GroupStep
+from tidewheel.planning.members import StaffedGroup
+from tidewheel.planning.observed import ObservedPod, ObservedService
+from tidewheel.planning.plan import EventNote
+from tidewheel.planning.validation import Objection
+
+_QUIET = frozenset({Reason.STARTING, Reason.REPLACING_MEMBERS})
+_ASKED_FOR = frozenset({Reason.SUSPENDED, Reason.SCALED_TO_ZERO})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What the policies found, for those who tell of it."""
+
+    spec: PDServiceSpec
+    revision: str
+    groups: tuple[Group, ...]
+    step: GroupStep
+    staffed: tuple[StaffedGroup, ...]
+    gateways: GatewayStep
+    #: Whether this plan creates or takes away pods.
+    is_scaling: bool
+
+    @property
+    def wanted_groups(self) -> int:
+        """Groups asked for; none while suspended."""
+        return 0 if self.spec.suspend else self.spec.groups
+
+    @property
+    def wanted_gateways(self) -> int:
+        """Gateways asked for; none while suspended."""
+        return 0 if self.spec.suspend else self.spec.gateway.replicas
+
+    @property
+    def ratio(self) -> str:
+        """Prefill to decode pods in a group."""
+        return f"{self.spec.prefill.replicas}:{self.spec.decode.replicas}"
+
+    @property
+    def members(self) -> Iterator[ObservedPod]:
+        """All pods that are to stay."""
+        for one in self.staffed:
+            yield from one.stay
+        yield from self.gateways.keep
+
+
+def status_of(
+    seen: ObservedService, progress: Progress, decisions: tuple[Decision, ...], *, now: datetime
+) -> PDServiceStatus:
+    """The whole status."""
+    spec = progress.spec
+    facts = facts_of(seen, progress)
+    return PDServiceStatus(
+        conditions=judge(facts, seen.status.conditions, generation=seen.generation, now=now),
+        observed_generation=seen.generation,
+        groups=sum(not group.is_leaving for group in progress.groups),
+        ready_groups=facts.serving_groups,
+        updated_groups=facts.updated_groups,
+        selector=f"{LABEL_SERVICE}={seen.name},{LABEL_ROLE} in (prefill,decode)",
+        revision=progress.revision,
+        address=f"http://{seen.name}.{seen.namespace}.svc:{spec.gateway.service.port}",
+        ratio=progress.ratio,
+        prefill=_role_status(seen.pods, "prefill", progress.wanted_groups * spec.prefill.replicas),
+        decode=_role_status(seen.pods, "decode", progress.wanted_groups * spec.decode.replicas),
+        gateway=_role_status(seen.pods, "gateway", progress.wanted_gateways),
+        decisions=decisions,
+    )
+
+
+def unbuildable_status(seen: ObservedService, objection: Objection, *, now: datetime) -> PDServiceStatus:
+    """The status of a spec from which nothing can be built: the last counts, and why."""
+    return seen.status.model_copy(
+        update={
+            "conditions": judge_unbuildable(
+                objection, seen.status.conditions, generation=seen.generation, now=now
+            ),
+            "observed_generation": seen.generation,
+        }
+    )
+
+
+def facts_of(seen: ObservedService, progress: Progress) -> Facts:
+    """What the conditions are judged by."""
+    spec = progress.spec
+    kept = [one.group for one in progress.staffed]
+    members = tuple(progress.members)
+    per_group = spec.prefill.replicas + spec.decode.replicas
+    return Facts(
+        suspended=spec.suspend,
+        wanted_groups=progress.wanted_groups,
+        serving_groups=sum(group.serves for group in kept),
+        updated_groups=sum(group.revision == progress.revision and group.serves for group in kept),
+        wanted_gateways=progress.wanted_gateways,
+        ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
+        wanted_pods=progress.wanted_groups * per_group + progress.wanted_gateways,
+        ready_pods=sum(pod.ready for pod in members),
+        leaving_pods=sum(pod.deleting for pod in seen.pods),
+        revision=progress.revision,
+        is_rolling_out=progress.wanted_groups > 0
+        and (
+            any(group.revision != progress.revision for group in progress.groups)
+            or progress.gateways.is_rolling_out
+        ),
+        is_scaling=progress.is_scaling,
+        replacing=tuple(_replacing(progress)),
+        troubles=tuple(_troubles(members)),
+        refusals=seen.refusals,
+    )
+
+
+def condition_events(before: PDServiceStatus, after: PDServiceStatus) -> tuple[EventNote, ...]:
+    """An Event when Ready, or else Degraded, changed its reason to one that people should hear of.
+
+    Starting, and members being replaced, have Events of their own when pods are created.
+    """
+    known = {condition.type: condition.reason for condition in before.conditions}
+    events: dict[str, EventNote] = {}
+    for condition in after.conditions:
+        is_ready = condition.type == ConditionType.READY
+        is_told = is_ready or (condition.type == ConditionType.DEGRADED and condition.status == "True")
+        if not is_told or condition.reason in _QUIET or known.get(condition.type) == condition.reason:
+            continue
+        is_welcome = condition.status == "True" or condition.reason in _ASKED_FOR
+        note = EventNote(
+            type="Normal" if is_ready and is_welcome else "Warning",
+            reason=condition.reason,
+            action="Judge",
+            message=shorten(condition.message, 1024),
+        )
+        events.setdefault(note.reason, note)
+    return tuple(events.values())
+
+
+def _replacing(progress: Progress) -> Iterator[str]:
+    for one in progress.staffed:
+        for role, joining in one.join:
+            if joining.replaces is not None:
+                yield f"{one.group.name} gets a new {role}: {joining.why}"
+        for pod in one.stay:
+            if pod.incarnation and not pod.ready:
+                yield f"{pod.name} takes its place in {one.group.name}"
+    for joining in progress.gateways.create:
+        if joining.replaces is not None:
+            yield f"a new gateway comes: {joining.why}"
+    for pod in progress.gateways.keep:
+        if pod.incarnation and not pod.ready:
+            yield f"{pod.name} takes its place"
+
+
+def _troubles(pods: Iterable[ObservedPod]) -> Iterator[tuple[str, Trouble]]:
+    for pod in pods:
+        if (trouble := trouble_of(pod)) is not None:
+            yield pod.name, trouble
+
+
+def _role_status(pods: Iterable[ObservedPod], role: Role, desired: int) -> RoleStatus:
+    ours = [pod for pod in pods if pod.role == role]
+    ready = sum(pod.ready and not pod.deleting for pod in ours)
+    return RoleStatus(
+        desired=desired,
+        ready=ready,
+        draining=sum(pod.deleting for pod in ours),
+        summary=f"{ready}/{desired}",
+    )
