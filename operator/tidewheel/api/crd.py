@@ -137,13 +137,10 @@ class _Structural:
                 raise NotStructural(
                     f"{path}: type {other!r} has no place in an API (floats and unions do not)"
                 )
-        if "default" in node and node["default"] is not None:
-            is_object = schema["type"] == "object"
-            schema["default"] = {} if is_object else node["default"]
-            if is_object and "properties" not in schema:
-                del schema["default"]
-            if schema["type"] == "array" and not node["default"]:
-                del schema["default"]
+        # The API server checks a default against the rules before it fills in the defaults inside it,
+        # so an object's default is written out.
+        if (default := _without_unset(node.get("default"))) not in (None, {}, []):
+            schema["default"] = default
         return schema
 
     def _convert_union(self, node: dict[str, Any], path: str, inside: tuple[str, ...]) -> dict[str, Any]:
@@ -200,6 +197,13 @@ def _keep(node: dict[str, Any], path: str) -> dict[str, Any]:
     if unknown := set(node) - known:
         raise NotStructural(f"{path}: {', '.join(sorted(unknown))} has no structural form")
     return {key: value for key, value in node.items() if key in _KEPT}
+
+
+def _without_unset(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _without_unset(child) for name, child in value.items()}
+    return {name: child for name, child in kept.items() if child not in (None, {}, [])}
 
 
 def _is_long(node: dict[str, Any]) -> bool:
