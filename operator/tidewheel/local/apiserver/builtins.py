@@ -190,9 +190,7 @@ def _resource(
 
 def _subresource(plural: str, kind: str, name: str) -> Subresource:
     if name == "scale":
-        return Subresource(
-            name=name, kind="Scale", verbs=GET_PATCH_UPDATE, group="autoscaling", version="v1"
-        )
+        return Subresource(name=name, kind="Scale", verbs=GET_PATCH_UPDATE, group="autoscaling", version="v1")
     own = (kind, GET_PATCH_UPDATE, "", "")
     special, verbs, group, version = SPECIAL.get(f"{plural}/{name}", own)
     return Subresource(name=name, kind=special, verbs=verbs, group=group, version=version)

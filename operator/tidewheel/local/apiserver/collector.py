@@ -195,7 +195,9 @@ class Collector:
         current = self._store.collection(resource.storage).items.get(item.key)
         if current is None or current.uid != item.uid:
             return True
-        if b'"deletionTimestamp"' in current.encoded and current.object()["metadata"].get("deletionTimestamp"):
+        if b'"deletionTimestamp"' in current.encoded and current.object()["metadata"].get(
+            "deletionTimestamp"
+        ):
             return False
         return delete(self._writer, resource, current, DeleteOptions(propagation=propagation)).gone
 

@@ -58,7 +58,11 @@ def _resource(spec: Manifest, version: Manifest) -> Resource:
     if scale is not None:
         subresources.append(
             Subresource(
-                name="scale", kind="Scale", verbs=("get", "patch", "update"), group="autoscaling", version="v1"
+                name="scale",
+                kind="Scale",
+                verbs=("get", "patch", "update"),
+                group="autoscaling",
+                version="v1",
             )
         )
     return Resource(

@@ -78,7 +78,9 @@ def aggregated(registry: Registry, *, core: bool) -> Manifest:
                 "versions": [
                     {
                         "version": version,
-                        "resources": [_aggregated_resource(one) for one in registry.in_version(name, version)],
+                        "resources": [
+                            _aggregated_resource(one) for one in registry.in_version(name, version)
+                        ],
                         "freshness": "Current",
                     }
                     for version in versions

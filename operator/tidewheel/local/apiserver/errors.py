@@ -109,16 +109,17 @@ def forbidden(
     )
 
 
-def method_not_allowed(message: str = "the server does not allow this method on the requested resource") -> ApiError:
+def method_not_allowed(
+    message: str = "the server does not allow this method on the requested resource",
+) -> ApiError:
     """405: the resource has no such verb."""
     return ApiError(405, "MethodNotAllowed", message, details={})
 
 
 def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
     """415: the body's content type is none that this endpoint takes."""
-    message = (
-        "the body of the request was in an unknown format - accepted media types include: "
-        + ", ".join(accepted)
+    message = "the body of the request was in an unknown format - accepted media types include: " + ", ".join(
+        accepted
     )
     return ApiError(415, "UnsupportedMediaType", message)
 

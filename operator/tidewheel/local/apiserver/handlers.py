@@ -70,7 +70,9 @@ class Handlers:
             raise
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path_qs)
-            failure = ApiError(500, "InternalError", f"Internal error occurred: {type(error).__name__}: {error}")
+            failure = ApiError(
+                500, "InternalError", f"Internal error occurred: {type(error).__name__}: {error}"
+            )
             return _json(failure.status(), status=500)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -94,7 +96,9 @@ class Handlers:
             if form.shown_as == "APIGroupDiscoveryList" and form.version == "v2":
                 found = discovery.aggregated(registry, core=path == "/api")
                 return _json(found, content_type=discovery.AGGREGATED)
-            return _json(discovery.core_versions(request.host) if path == "/api" else discovery.group_list(registry))
+            return _json(
+                discovery.core_versions(request.host) if path == "/api" else discovery.group_list(registry)
+            )
         if path == "/openapi/v3":
             return _json(self.openapi.index())
         if path.startswith("/openapi/v3/"):
@@ -151,7 +155,9 @@ class Handlers:
             )
             return await stream.respond(request)
         if not target.name:
-            listed = list_objects(self.writer.store, resource, target.namespace, form, query, self.writer.clock)
+            listed = list_objects(
+                self.writer.store, resource, target.namespace, form, query, self.writer.clock
+            )
             return _encoded(listed, form)
         item = self.writer.find(resource, target.namespace, target.name)
         if not form.shown_as:
@@ -189,15 +195,21 @@ class Handlers:
             raise errors.unsupported_media_type(accepted)
         options = write_options(request)
         if kind == APPLY_PATCH and not request.query.get("fieldManager"):
-            problem = errors.cause("fieldManager", "Required value: is required for apply patch", "FieldValueRequired")
+            problem = errors.cause(
+                "fieldManager", "Required value: is required for apply patch", "FieldValueRequired"
+            )
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [problem])
         patch = await read_patch(request)
         if kind == APPLY_PATCH:
             body = Body(value=patch, raw=await request.read())
-            written = self.writer.apply(resource, target.namespace, target.name, body, options, _below(target))
+            written = self.writer.apply(
+                resource, target.namespace, target.name, body, options, _below(target)
+            )
         else:
             change = _patch_function(kind, patch, resource)
-            written = self.writer.patch(resource, target.namespace, target.name, change, options, _below(target))
+            written = self.writer.patch(
+                resource, target.namespace, target.name, change, options, _below(target)
+            )
         return self._written(request, target, written)
 
     async def _delete(self, request: web.Request, target: Target) -> web.StreamResponse:
@@ -227,12 +239,16 @@ class Handlers:
     async def _subresource(self, request: web.Request, target: Target) -> web.StreamResponse:
         below = target.subresource
         assert below is not None
-        verb = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(request.method)
+        verb = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
+            request.method
+        )
         if verb not in below.verbs:
             raise errors.method_not_allowed()
         if below.name in NOT_SERVED:
             raise ApiError(
-                501, "NotImplemented", f"the local API server does not offer {target.resource.plural}/{below.name}"
+                501,
+                "NotImplemented",
+                f"the local API server does not offer {target.resource.plural}/{below.name}",
             )
         if below.name == "log":
             return await answer_logs(request, self.writer, target, self.fetch_log)
@@ -268,7 +284,9 @@ class Handlers:
             if kind not in (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH):
                 raise errors.unsupported_media_type((JSON_PATCH, MERGE_PATCH))
             # A Scale has no lists, so a strategic patch is a merge patch.
-            change = _patch_function(MERGE_PATCH if kind == STRATEGIC_PATCH else kind, await read_patch(request), None)
+            change = _patch_function(
+                MERGE_PATCH if kind == STRATEGIC_PATCH else kind, await read_patch(request), None
+            )
         return _json(subresources.write_scale(self.writer, target, change, write_options(request)))
 
     def _written(self, request: web.Request, target: Target, written: Written) -> web.Response:
@@ -305,9 +323,15 @@ def _encoded(body: bytes, form: Form, *, status: int = 200) -> web.Response:
 
 
 def _json(
-    value: Manifest, *, status: int = 200, headers: dict[str, str] | None = None, content_type: str = "application/json"
+    value: Manifest,
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    content_type: str = "application/json",
 ) -> web.Response:
-    return web.Response(body=dumps(value), status=status, headers={**(headers or {}), "Content-Type": content_type})
+    return web.Response(
+        body=dumps(value), status=status, headers={**(headers or {}), "Content-Type": content_type}
+    )
 
 
 __all__ = ["Handlers", "encode_list"]

@@ -55,10 +55,16 @@ async def fetch_over_http(url: str, query: Mapping[str, str]) -> AsyncIterator[b
         response = await session.get(url, params=dict(query))
         if response.status != 200:
             text = (await response.text()).strip()
-            raise errors.ApiError(response.status, _reason(response.status), text or f"the node agent answered {response.status}")
+            raise errors.ApiError(
+                response.status,
+                _reason(response.status),
+                text or f"the node agent answered {response.status}",
+            )
     except aiohttp.ClientError as error:
         await session.close()
-        raise errors.bad_gateway(f"the node agent at {url} does not answer: {error}; is `tidewheel node` running?") from error
+        raise errors.bad_gateway(
+            f"the node agent at {url} does not answer: {error}; is `tidewheel node` running?"
+        ) from error
     except errors.ApiError:
         await session.close()
         raise

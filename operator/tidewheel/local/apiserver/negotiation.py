@@ -41,7 +41,13 @@ def preferred(accept: str) -> Form:
             return Form()
         if kind in ("application/json", "application/yaml"):
             shown_as = parameters.get("as", "")
-            if shown_as in ("", "Table", "PartialObjectMetadata", "PartialObjectMetadataList", "APIGroupDiscoveryList"):
+            if shown_as in (
+                "",
+                "Table",
+                "PartialObjectMetadata",
+                "PartialObjectMetadataList",
+                "APIGroupDiscoveryList",
+            ):
                 return Form(kind, shown_as, parameters.get("v", ""))
     raise ApiError(
         406,

@@ -57,7 +57,10 @@ class OpenApi:
     def _hash(self, group: str, version: str) -> str:
         resources = self._registry.in_version(group, version)
         custom = [one.raw_schema for one in resources if one.custom]
-        named = [[one.plural, one.kind, one.namespaced, [sub.name for sub in one.subresources]] for one in resources]
+        named = [
+            [one.plural, one.kind, one.namespaced, [sub.name for sub in one.subresources]]
+            for one in resources
+        ]
         return hashlib.sha256(dumps([named, custom])).hexdigest()[:32].upper()
 
 
@@ -181,7 +184,9 @@ def _paths(resource: Resource, name: str) -> Manifest:
     base = f"/{_place(resource.group, resource.version)}"
     paths: Manifest = {}
     collection = f"{base}/{'namespaces/{namespace}/' if resource.namespaced else ''}{resource.plural}"
-    paths[collection] = _operations(resource, name, {"list": "get", "create": "post", "deletecollection": "delete"})
+    paths[collection] = _operations(
+        resource, name, {"list": "get", "create": "post", "deletecollection": "delete"}
+    )
     one = _operations(resource, name, {"get": "get", "update": "put", "patch": "patch", "delete": "delete"})
     if one:
         paths[f"{collection}/{{name}}"] = one

@@ -93,7 +93,15 @@ MESSAGES: Mapping[str, Mapping[int, Field]] = {
 }
 
 TOP_LEVEL = frozenset(
-    {"Secret", "ConfigMap", "Namespace", "DeleteOptions", "Eviction", "SelfSubjectAccessReview", "TokenRequest"}
+    {
+        "Secret",
+        "ConfigMap",
+        "Namespace",
+        "DeleteOptions",
+        "Eviction",
+        "SelfSubjectAccessReview",
+        "TokenRequest",
+    }
 )
 
 
@@ -148,7 +156,11 @@ def _scalar(field: Field, value: Any) -> Any:
             return value if value < 1 << 63 else value - (1 << 64)
         case "time":
             seconds = {number: inner for number, _, inner in _fields(value)}.get(1)
-            return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            return (
+                None
+                if seconds is None
+                else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            )
         case message:
             return _message(message, value)
 

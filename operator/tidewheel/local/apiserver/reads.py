@@ -63,7 +63,9 @@ def selection(resource: Resource, namespace: str, query: Mapping[str, str], name
             return False
         if name and item.key[1] != name:
             return False
-        return (not label_text or labels.matches(item.labels)) and (not field_text or fields.matches(item.fields))
+        return (not label_text or labels.matches(item.labels)) and (
+            not field_text or fields.matches(item.fields)
+        )
 
     return Selection(
         namespace=wanted_namespace,
@@ -74,7 +76,9 @@ def selection(resource: Resource, namespace: str, query: Mapping[str, str], name
     )
 
 
-def answer_object(resource: Resource, obj: Manifest, form: Form, query: Mapping[str, str], clock: Clock) -> bytes:
+def answer_object(
+    resource: Resource, obj: Manifest, form: Form, query: Mapping[str, str], clock: Clock
+) -> bytes:
     """One object in the form that the client wants; objects of subresources are only ever themselves."""
     if form.is_table:
         return dumps(_table(resource, [obj], query, clock, obj["metadata"].get("resourceVersion", "")))
@@ -105,9 +109,7 @@ def list_objects(
     return encode_list(resource.list_kind, resource.api_version, metadata, _items(resource, page.items))
 
 
-def event_object(
-    resource: Resource, item: Item, form: Form, query: Mapping[str, str], clock: Clock
-) -> bytes:
+def event_object(resource: Resource, item: Item, form: Form, query: Mapping[str, str], clock: Clock) -> bytes:
     """The object of a watch event in the form that the client wants."""
     if form.is_table:
         obj = presented_object(resource, item)
@@ -177,7 +179,9 @@ def _read_token(token: str) -> tuple[int, tuple[str, str]]:
         namespace, name = parsed["start"]
         return int(parsed["rv"]), (str(namespace), str(name))
     except (ValueError, KeyError, TypeError, binascii.Error):
-        raise errors.bad_request("continue key is not valid: it must come from a list that this server answered") from None
+        raise errors.bad_request(
+            "continue key is not valid: it must come from a list that this server answered"
+        ) from None
 
 
 def _items(resource: Resource, items: Iterable[Item]) -> list[bytes]:

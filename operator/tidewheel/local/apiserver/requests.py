@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from tidewheel.local.apiserver import protobuf
-from tidewheel.local.apiserver.errors import ApiError, bad_request, unsupported_media_type
+from tidewheel.local.apiserver import errors, protobuf
+from tidewheel.local.apiserver.errors import bad_request, unsupported_media_type
 from tidewheel.local.apiserver.registry import Registry, Resource, Subresource
 
 Manifest = dict[str, Any]
@@ -107,7 +107,7 @@ def write_options(request: web.Request) -> WriteOptions:
 
 def is_true(query: Mapping[str, str], name: str) -> bool:
     """Whether a boolean query parameter is set; `?watch` alone counts, as in the real server."""
-    return query.get(name, "false").lower() not in ("false", "0", "f", "")  or query.get(name) == ""
+    return query.get(name, "false").lower() not in ("false", "0", "f", "") or query.get(name) == ""
 
 
 def seconds(query: Mapping[str, str], name: str) -> int | None:
@@ -186,6 +186,79 @@ async def read_patch(request: web.Request) -> Any:
         raise bad_request(f"error decoding patch: {error}") from None
 
 
+def checked_body(resource: Resource, body: Body) -> Manifest:
+    """The object in a body, which must be of the resource's kind.
+
+    Raises:
+        ApiError: 400 for what is no object or of another version, 422 for another kind of custom resource.
+    """
+    obj = body.value
+    if not isinstance(obj, dict):
+        kind = {str: "string", list: "array", bool: "bool"}.get(type(obj), "number")
+        raise bad_request(
+            f"the object provided is unrecognized (must be of type {resource.kind}): couldn't get version/kind; "
+            f"json parse error: json: cannot unmarshal {kind} into Go value of type struct "
+            '{ APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" } '
+            f"({body.raw[:200].hex()})"
+        )
+    if not resource.custom:
+        obj.setdefault("apiVersion", resource.api_version)
+        obj.setdefault("kind", resource.kind)
+    if not obj.get("kind"):
+        text = body.raw.decode(errors="replace")
+        raise bad_request(
+            f"the object provided is unrecognized (must be of type {resource.kind}): "
+            f"Object 'Kind' is missing in '{text}' ({text})"
+        )
+    if obj.get("apiVersion") != resource.api_version:
+        raise bad_request(
+            f"the API version in the data ({obj.get('apiVersion')}) does not match the expected API version "
+            f"({resource.api_version})"
+        )
+    if obj["kind"] != resource.kind:
+        if not resource.custom:
+            raise bad_request(
+                f'{obj["kind"]} in version "{resource.version}" cannot be handled as a {resource.kind}: '
+                f'no kind "{obj["kind"]}" is registered for version "{resource.api_version}"'
+            )
+        problem = errors.cause(
+            "kind", f'Invalid value: "{obj["kind"]}": must be {resource.kind}', "FieldValueInvalid"
+        )
+        raise errors.invalid(obj["kind"], resource.group, metadata_of(obj).get("name") or "", [problem])
+    return obj
+
+
+def metadata_of(obj: Manifest) -> Manifest:
+    """The metadata of a body, which is added when it has none.
+
+    Raises:
+        ApiError: 400 when it is no object.
+    """
+    metadata = obj.get("metadata")
+    if metadata is None:
+        metadata = obj["metadata"] = {}
+    if not isinstance(metadata, dict):
+        raise bad_request("metadata must be an object")
+    return metadata
+
+
+def check_namespace_of(resource: Resource, metadata: Manifest, namespace: str) -> None:
+    """Give an object the namespace of its path.
+
+    Raises:
+        ApiError: 400 when it names another one.
+    """
+    given = metadata.get("namespace")
+    if not resource.namespaced:
+        metadata.pop("namespace", None)
+        return
+    if given and given != namespace:
+        raise bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    metadata["namespace"] = namespace
+
+
 def _yaml(raw: bytes) -> Any:
     try:
         return yaml.load(raw, Loader=_JsonLoader)  # noqa: S506 - a SafeLoader without timestamps
@@ -205,16 +278,3 @@ _JsonLoader.yaml_implicit_resolvers = {
 
 def _default_manager(request: web.Request) -> str:
     return request.headers.get("User-Agent", "unknown").split("/")[0][:128]
-
-
-__all__ = [
-    "APPLY_PATCH",
-    "ApiError",
-    "Body",
-    "Target",
-    "WriteOptions",
-    "find_target",
-    "read_object",
-    "read_patch",
-    "write_options",
-]

@@ -23,7 +23,11 @@ def answer_review(kind: str, review: Manifest) -> Manifest | None:
         case "SelfSubjectReview":
             status = {"userInfo": USER}
         case "TokenReview":
-            status = {"authenticated": True, "user": USER, "audiences": (review.get("spec") or {}).get("audiences") or []}
+            status = {
+                "authenticated": True,
+                "user": USER,
+                "audiences": (review.get("spec") or {}).get("audiences") or [],
+            }
         case _:
             return None
     metadata = {"creationTimestamp": None, **(review.get("metadata") or {})}

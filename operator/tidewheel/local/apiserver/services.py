@@ -63,7 +63,10 @@ class ServiceAddresses:
             if name in was and not spec.get(name):
                 spec[name] = was[name]
         if spec.get("type") in ("NodePort", "LoadBalancer"):
-            had = {(port.get("protocol"), port.get("port")): port.get("nodePort") for port in was.get("ports") or ()}
+            had = {
+                (port.get("protocol"), port.get("port")): port.get("nodePort")
+                for port in was.get("ports") or ()
+            }
             for port in spec.get("ports") or ():
                 kept = had.get((port.get("protocol"), port.get("port")))
                 if kept and not port.get("nodePort"):

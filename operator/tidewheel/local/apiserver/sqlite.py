@@ -28,7 +28,9 @@ class SqliteJournal:
             "CREATE TABLE IF NOT EXISTS objects (storage TEXT, namespace TEXT, name TEXT, encoded BLOB NOT NULL, "
             "PRIMARY KEY (storage, namespace, name)) WITHOUT ROWID"
         )
-        self._db.execute("CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, version INTEGER NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS counter (id INTEGER PRIMARY KEY, version INTEGER NOT NULL)"
+        )
         self._db.execute("INSERT OR IGNORE INTO counter VALUES (0, 0)")
 
     def load(self) -> tuple[int, Iterable[tuple[str, bytes]]]:
@@ -42,7 +44,9 @@ class SqliteJournal:
 
     def delete(self, storage: str, key: Key, version: int) -> None:
         """Forget an object."""
-        self._write(version, "DELETE FROM objects WHERE storage=? AND namespace=? AND name=?", (storage, *key))
+        self._write(
+            version, "DELETE FROM objects WHERE storage=? AND namespace=? AND name=?", (storage, *key)
+        )
 
     def close(self) -> None:
         """Release the file."""

@@ -121,7 +121,7 @@ class Watch:
         self._wants = wants
         self._pending: deque[Event] = deque()
         self._woken = asyncio.Event()
-        self._limit = limit
+        self.limit = limit
         self.closed = False
 
     def offer(self, change: Change) -> None:
@@ -131,7 +131,7 @@ class Watch:
             return
         self._pending.append(Event(seen[0], seen[1], change))
         self._woken.set()
-        if len(self._pending) > self._limit:
+        if len(self._pending) > self.limit:
             self.close()
 
     async def events(self, timeout: float) -> list[Event]:  # noqa: ASYNC109 - silence is an answer here, not an error
@@ -196,7 +196,11 @@ class Collection:
             watch.offer(change)
 
     def select(
-        self, *, namespace: str | None = None, labels: Iterable[tuple[str, str]] = (), version: int | None = None
+        self,
+        *,
+        namespace: str | None = None,
+        labels: Iterable[tuple[str, str]] = (),
+        version: int | None = None,
     ) -> Iterator[Item]:
         """Objects in order of namespace and name, now or as they were at `version`.
 
@@ -324,7 +328,9 @@ class Store:
         previous = self.collection(storage).items.get(item.key)
         if self._journal is not None:
             self._journal.put(storage, item.key, item.version, item.encoded)
-        self._apply(storage, Change(self.version, "ADDED" if previous is None else "MODIFIED", item, previous))
+        self._apply(
+            storage, Change(self.version, "ADDED" if previous is None else "MODIFIED", item, previous)
+        )
         return item
 
     def delete(self, storage: str, item: Item, last: Manifest | None = None) -> Item:

@@ -32,12 +32,18 @@ def read_scale(resource: Resource, obj: Manifest) -> Manifest:
     if paths is None:
         raise errors.not_found(resource, obj["metadata"]["name"])
     metadata = obj["metadata"]
-    kept = {name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp") if name in metadata}
+    kept = {
+        name: metadata[name]
+        for name in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+        if name in metadata
+    }
     replicas = _at(obj, paths.spec_replicas)
     if replicas is None and resource.custom:
         dotted = "." + ".".join(paths.spec_replicas)
         raise errors.ApiError(
-            500, "InternalError", f"Internal error occurred: the spec replicas field \"{dotted}\" does not exist"
+            500,
+            "InternalError",
+            f'Internal error occurred: the spec replicas field "{dotted}" does not exist',
         )
     scale: Manifest = {
         "kind": "Scale",
@@ -46,13 +52,19 @@ def read_scale(resource: Resource, obj: Manifest) -> Manifest:
         "spec": {"replicas": replicas} if replicas else {},
         "status": {"replicas": _at(obj, paths.status_replicas) or 0},
     }
-    selector = _at(obj, paths.selector) if paths.selector else _selector_text((obj.get("spec") or {}).get("selector"))
+    selector = (
+        _at(obj, paths.selector)
+        if paths.selector
+        else _selector_text((obj.get("spec") or {}).get("selector"))
+    )
     if selector:
         scale["status"]["selector"] = selector
     return scale
 
 
-def write_scale(writer: Writer, target: Target, change: Callable[[Manifest], Manifest], options: WriteOptions) -> Manifest:
+def write_scale(
+    writer: Writer, target: Target, change: Callable[[Manifest], Manifest], options: WriteOptions
+) -> Manifest:
     """Change the replicas of an object through its Scale.
 
     Raises:
@@ -66,7 +78,9 @@ def write_scale(writer: Writer, target: Target, change: Callable[[Manifest], Man
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
     if not isinstance(replicas, int) or replicas < 0:
         problem = errors.cause(
-            "spec.replicas", f"Invalid value: {replicas}: must be greater than or equal to 0", "FieldValueInvalid"
+            "spec.replicas",
+            f"Invalid value: {replicas}: must be greater than or equal to 0",
+            "FieldValueInvalid",
         )
         raise errors.invalid("Scale", "autoscaling", target.name, [problem])
 
@@ -99,7 +113,10 @@ def bind(writer: Writer, target: Target, body: Body, options: WriteOptions) -> M
     pod = item.object()
     if pod["metadata"].get("deletionTimestamp"):
         raise errors.ApiError(
-            409, "Conflict", f"pod {name} is being deleted, cannot be assigned to a host", details={"name": name, "kind": "pods/binding"}
+            409,
+            "Conflict",
+            f"pod {name} is being deleted, cannot be assigned to a host",
+            details={"name": name, "kind": "pods/binding"},
         )
     if pod["spec"].get("nodeName"):
         raise errors.ApiError(
@@ -117,7 +134,9 @@ def bind(writer: Writer, target: Target, body: Body, options: WriteOptions) -> M
         pod["metadata"].setdefault("annotations", {}).update(annotations)
     conditions = pod.setdefault("status", {}).setdefault("conditions", [])
     conditions[:] = [one for one in conditions if one["type"] != "PodScheduled"]
-    conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": writer.now()})
+    conditions.append(
+        {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": writer.now()}
+    )
     writer.store.put(pods.storage, pod)
     return CREATED
 
@@ -131,13 +150,17 @@ def evict(writer: Writer, target: Target, body: Body) -> Manifest:
     resource = target.resource
     item = writer.find(resource, target.namespace, target.name)
     pod = item.object()
-    options = delete_options({}, (body.value or {}).get("deleteOptions") if isinstance(body.value, dict) else None)
+    options = delete_options(
+        {}, (body.value or {}).get("deleteOptions") if isinstance(body.value, dict) else None
+    )
     phase = (pod.get("status") or {}).get("phase")
     if phase not in ("Succeeded", "Failed", "Pending") and not pod["metadata"].get("deletionTimestamp"):
         budgets = _budgets(writer, item)
         if len(budgets) > 1:
             raise errors.ApiError(
-                500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+                500,
+                "InternalError",
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
             )
         if budgets:
             _spend(writer, budgets[0], item, dry_run=options.dry_run)
@@ -153,7 +176,11 @@ def issue_token(writer: Writer, target: Target, body: Body) -> Manifest:
     """
     account = writer.find(target.resource, target.namespace, target.name)
     request = body.value if isinstance(body.value, dict) else {}
-    spec = {"audiences": ["https://kubernetes.default.svc"], "expirationSeconds": 3600, "boundObjectRef": None}
+    spec = {
+        "audiences": ["https://kubernetes.default.svc"],
+        "expirationSeconds": 3600,
+        "boundObjectRef": None,
+    }
     spec |= {key: value for key, value in (request.get("spec") or {}).items() if value}
     expires = writer.clock() + timedelta(seconds=int(spec["expirationSeconds"]))
     return {

@@ -53,12 +53,15 @@ class WatchStream:
         self._selection = selection(resource, namespace, query, name)
         self._wants_bookmarks = is_true(query, "allowWatchBookmarks")
         self._plain = not form.shown_as
+        self._told = store.version
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Stream events until the timeout, the client's departure or the end of the watch."""
         seconds_left = float(seconds(self._query, "timeoutSeconds") or random.uniform(SHORTEST, LONGEST))  # noqa: S311
         first, watch = self._begin()
-        response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"}
+        )
         response.enable_chunked_encoding()
         try:
             await response.prepare(request)
@@ -100,7 +103,8 @@ class WatchStream:
             events = await watch.events(max(0.0, min(end, bookmark_at) - now))
             lines = [self._line(event) for event in events]
             now = time.monotonic()
-            if now >= min(end, bookmark_at) and self._wants_bookmarks:
+            is_due = now >= bookmark_at or (now >= end and self._store.version > self._told)
+            if is_due and self._wants_bookmarks:
                 # Made in the same step in which the queue was emptied, so nothing before its version is still to come.
                 lines += [self._line(event) for event in watch.take()] + [self._bookmark()]
             if now >= bookmark_at:
@@ -117,14 +121,21 @@ class WatchStream:
             if encoded is item.encoded:
                 return event.line()
             return encode_event(event.type, encoded)
-        return encode_event(event.type, event_object(self._resource, item, self._form, self._query, self._clock))
+        return encode_event(
+            event.type, event_object(self._resource, item, self._form, self._query, self._clock)
+        )
 
     def _bookmark(self, annotations: Mapping[str, str] | None = None) -> bytes:
-        metadata: Manifest = {"resourceVersion": str(self._store.version)}
+        self._told = self._store.version
+        metadata: Manifest = {"resourceVersion": str(self._told)}
         if annotations:
             metadata["annotations"] = dict(annotations)
         if self._resource.custom or not self._plain:
-            shown = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
+            shown = {
+                "kind": self._resource.kind,
+                "apiVersion": self._resource.api_version,
+                "metadata": metadata,
+            }
         else:
             shown = {
                 "kind": self._resource.kind,

@@ -21,10 +21,16 @@ from tidewheel.local.apimachinery import (
     validation,
 )
 from tidewheel.local.apimachinery.fields import BadRequest, FieldError, Gvk
-from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver import errors, lookups
 from tidewheel.local.apiserver.conversion import presented_object, to_storage
 from tidewheel.local.apiserver.registry import Registry, Resource
-from tidewheel.local.apiserver.requests import Body, WriteOptions
+from tidewheel.local.apiserver.requests import (
+    Body,
+    WriteOptions,
+    check_namespace_of,
+    checked_body,
+    metadata_of,
+)
 from tidewheel.local.apiserver.services import ServiceAddresses
 from tidewheel.local.apiserver.store import Item, Store
 
@@ -35,7 +41,14 @@ Clock = Callable[[], datetime]
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 NEEDS_VERSION_TO_UPDATE = frozenset({"customresourcedefinitions", "leases", "certificatesigningrequests"})
 # Metadata that only the server writes; an update keeps what is stored.
-SERVER_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace")
+SERVER_METADATA = (
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "namespace",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +77,24 @@ class Writer:
             ApiError: as the real server refuses it: 400, 403, 404 (namespace), 409, 422.
         """
         obj = checked_body(resource, body)
-        metadata = _metadata(obj)
-        _check_namespace(resource, metadata, namespace)
+        metadata = metadata_of(obj)
+        check_namespace_of(resource, metadata, namespace)
         if metadata.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
         warnings = self._decode(resource, obj, options, body.duplicates)
-        metadata = _metadata(obj)
+        metadata = metadata_of(obj)
         metadata.pop("managedFields", None)
         self._track(resource, _empty(resource), obj, options, "")
         return self._finish_create(resource, namespace, obj, options, warnings)
 
     def update(
-        self, resource: Resource, namespace: str, name: str, body: Body, options: WriteOptions, subresource: str = ""
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: Body,
+        options: WriteOptions,
+        subresource: str = "",
     ) -> Written:
         """Replace an object, or its status.
 
@@ -84,15 +103,19 @@ class Writer:
         """
         item = self.find(resource, namespace, name)
         obj = checked_body(resource, body)
-        metadata = _metadata(obj)
-        _check_namespace(resource, metadata, namespace)
+        metadata = metadata_of(obj)
+        check_namespace_of(resource, metadata, namespace)
         if metadata.setdefault("name", name) != name:
             raise errors.bad_request(
                 f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
             )
-        if not metadata.get("resourceVersion") and (resource.custom or resource.plural in NEEDS_VERSION_TO_UPDATE):
+        if not metadata.get("resourceVersion") and (
+            resource.custom or resource.plural in NEEDS_VERSION_TO_UPDATE
+        ):
             problem = errors.cause(
-                "metadata.resourceVersion", "Invalid value: 0: must be specified for an update", "FieldValueInvalid"
+                "metadata.resourceVersion",
+                "Invalid value: 0: must be specified for an update",
+                "FieldValueInvalid",
             )
             raise errors.invalid(resource.plural, resource.group, name, [problem])
         warnings = self._decode(resource, obj, options, body.duplicates)
@@ -115,7 +138,7 @@ class Writer:
         item = self.find(resource, namespace, name)
         obj = patched(change, presented_object(resource, item))
         warnings = self._decode(resource, obj, options, ())
-        metadata = _metadata(obj)
+        metadata = metadata_of(obj)
         if metadata.get("name") != name:
             raise errors.bad_request(
                 f"the name of the object ({metadata.get('name')}) does not match the name on the URL ({name})"
@@ -123,7 +146,13 @@ class Writer:
         return self._finish_update(resource, item, obj, options, subresource, warnings)
 
     def apply(
-        self, resource: Resource, namespace: str, name: str, body: Body, options: WriteOptions, subresource: str = ""
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        body: Body,
+        options: WriteOptions,
+        subresource: str = "",
     ) -> Written:
         """Server-side apply.
 
@@ -131,8 +160,8 @@ class Writer:
             ApiError: as the real server refuses it: 400, 404 (status of nothing), 409, 422.
         """
         applied = checked_body(resource, body)
-        metadata = _metadata(applied)
-        _check_namespace(resource, metadata, namespace)
+        metadata = metadata_of(applied)
+        check_namespace_of(resource, metadata, namespace)
         if metadata.setdefault("name", name) != name:
             raise errors.bad_request(
                 f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
@@ -151,10 +180,14 @@ class Writer:
                 subresource=subresource,
                 schema=resource.schema,
                 now=self.now(),
-                reset=managedfields.reset_fields(gvk_of(resource), subresource, has_status=resource.has_status),
+                reset=managedfields.reset_fields(
+                    gvk_of(resource), subresource, has_status=resource.has_status
+                ),
             )
         except managedfields.ApplyConflict as conflict:
-            raise errors.ApiError(409, "Conflict", str(conflict), details={"causes": conflict.causes}) from None
+            raise errors.ApiError(
+                409, "Conflict", str(conflict), details={"causes": conflict.causes}
+            ) from None
         except managedfields.UntypedPatch as error:
             raise errors.ApiError(500, "", str(error)) from None
         except BadRequest as error:
@@ -182,7 +215,9 @@ class Writer:
         """The time as metadata gives it: UTC, whole seconds."""
         return rfc3339(self.clock())
 
-    def replace(self, resource: Resource, item: Item, new: Manifest, *, manager: str, subresource: str = "") -> Item:
+    def replace(
+        self, resource: Resource, item: Item, new: Manifest, *, manager: str, subresource: str = ""
+    ) -> Item:
         """Write a new state that the server itself made, with its field owner; no validation, no conflict."""
         old = item.object()
         self._track(resource, old, new, WriteOptions(manager=manager), subresource)
@@ -251,15 +286,28 @@ class Writer:
             new["metadata"].pop("managedFields", None)
 
     def _finish_create(
-        self, resource: Resource, namespace: str, obj: Manifest, options: WriteOptions, warnings: tuple[str, ...]
+        self,
+        resource: Resource,
+        namespace: str,
+        obj: Manifest,
+        options: WriteOptions,
+        warnings: tuple[str, ...],
     ) -> Written:
         metadata = obj["metadata"]
         if resource.namespaced:
             metadata["namespace"] = namespace
-            self._check_namespace_takes(resource, namespace, metadata.get("name") or "")
+            lookups.check_namespace(self.store, resource, namespace, metadata.get("name") or "")
         if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = metadata["generateName"] + "".join(secrets.choice(NAME_LETTERS) for _ in range(5))
-        for name in ("selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"):
+            metadata["name"] = metadata["generateName"] + "".join(
+                secrets.choice(NAME_LETTERS) for _ in range(5)
+            )
+        for name in (
+            "selfLink",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "resourceVersion",
+        ):
             metadata.pop(name, None)
         metadata["uid"] = self.new_uid()
         metadata["creationTimestamp"] = self.now()
@@ -270,12 +318,19 @@ class Writer:
             if resource.has_status:
                 obj.pop("status", None)
             problems = validation.validate_custom_resource(
-                obj, gvk=gvk, schema=resource.schema, namespaced=resource.namespaced, old=None, scale=scale_path(resource)
+                obj,
+                gvk=gvk,
+                schema=resource.schema,
+                namespaced=resource.namespaced,
+                old=None,
+                integer_paths=_integer_paths(resource),
             )
         else:
-            self._check_service_account(resource, obj)
+            lookups.admit(self.store, resource, obj)
             admission.admit(obj, gvk)
             admission.prepare_for_create(obj, gvk)
+            if resource.storage == "nodes":
+                lookups.follow_readiness(obj)
             problems = builtin_rules.validate_create(obj, gvk)
             if resource.kind == "CustomResourceDefinition":
                 problems = [*problems, *structural.crd_errors(obj)]
@@ -327,6 +382,8 @@ class Writer:
             self._track(resource, old, obj, options, subresource)
         if not resource.custom:
             admission.prepare_for_update(obj, old, gvk, subresource)
+            if resource.storage == "nodes" and subresource == "status":
+                lookups.follow_readiness(obj)
         if resource.counts_generation and subresource != "status" and _desired(obj) != _desired(old):
             obj["metadata"]["generation"] = old_metadata.get("generation", 0) + 1
         if managedfields.is_unchanged(old, obj):
@@ -339,7 +396,10 @@ class Writer:
             return Written(object=obj, warnings=warnings)
         if is_finished(resource, stored):
             # As in the real server, who removes the last finalizer sees the object one last time, unchanged in version.
-            seen = {**obj, "metadata": {**obj["metadata"], "resourceVersion": old_metadata["resourceVersion"]}}
+            seen = {
+                **obj,
+                "metadata": {**obj["metadata"], "resourceVersion": old_metadata["resourceVersion"]},
+            }
             self.store.delete(resource.storage, item, stored)
             return Written(object=seen, warnings=warnings)
         written = self.store.put(resource.storage, stored)
@@ -351,84 +411,18 @@ class Writer:
         gvk = gvk_of(resource)
         if resource.custom:
             problems = validation.validate_custom_resource(
-                obj, gvk=gvk, schema=resource.schema, namespaced=resource.namespaced, old=old, scale=scale_path(resource)
+                obj,
+                gvk=gvk,
+                schema=resource.schema,
+                namespaced=resource.namespaced,
+                old=old,
+                integer_paths=_integer_paths(resource),
             )
         else:
             problems = builtin_rules.validate_update(obj, old, gvk, subresource)
             if resource.kind == "CustomResourceDefinition":
                 problems = [*problems, *structural.crd_errors(obj)]
         raise_problems(resource, name, problems)
-
-    def _check_namespace_takes(self, resource: Resource, namespace: str, name: str) -> None:
-        found = self.store.get("namespaces", "", namespace)
-        if found is None:
-            raise errors.ApiError(
-                404,
-                "NotFound",
-                f'namespaces "{namespace}" not found',
-                details={"name": namespace, "kind": "namespaces"},
-            )
-        if found.fields.get("status.phase") == "Terminating":
-            text = f"namespace {namespace} is being terminated"
-            raise errors.forbidden(
-                resource,
-                name,
-                f"unable to create new content in namespace {namespace} because it is being terminated",
-                causes=[errors.cause("metadata.namespace", text, "NamespaceTerminating")],
-            )
-
-    def _check_service_account(self, resource: Resource, obj: Manifest) -> None:
-        if resource.storage != "pods":
-            return
-        spec = obj.get("spec") or {}
-        wanted = spec.get("serviceAccountName") or spec.get("serviceAccount") or "default"
-        namespace, name = obj["metadata"]["namespace"], obj["metadata"].get("name") or ""
-        if self.store.get("serviceaccounts", namespace, wanted) is None:
-            raise errors.forbidden(
-                resource,
-                name,
-                f"error looking up service account {namespace}/{wanted}: serviceaccount \"{wanted}\" not found",
-            )
-
-
-def checked_body(resource: Resource, body: Body) -> Manifest:
-    """The object in a body, which must be of the resource's kind.
-
-    Raises:
-        ApiError: 400 for what is no object or of another version, 422 for another kind of custom resource.
-    """
-    obj = body.value
-    if not isinstance(obj, dict):
-        kind = {str: "string", list: "array", bool: "bool"}.get(type(obj), "number")
-        raise errors.bad_request(
-            f"the object provided is unrecognized (must be of type {resource.kind}): couldn't get version/kind; "
-            f"json parse error: json: cannot unmarshal {kind} into Go value of type struct "
-            '{ APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" } '
-            f"({body.raw[:200].hex()})"
-        )
-    if not resource.custom:
-        obj.setdefault("apiVersion", resource.api_version)
-        obj.setdefault("kind", resource.kind)
-    if not obj.get("kind"):
-        text = body.raw.decode(errors="replace")
-        raise errors.bad_request(
-            f"the object provided is unrecognized (must be of type {resource.kind}): "
-            f"Object 'Kind' is missing in '{text}' ({text})"
-        )
-    if obj.get("apiVersion") != resource.api_version:
-        raise errors.bad_request(
-            f"the API version in the data ({obj.get('apiVersion')}) does not match the expected API version "
-            f"({resource.api_version})"
-        )
-    if obj["kind"] != resource.kind:
-        if not resource.custom:
-            raise errors.bad_request(
-                f'{obj["kind"]} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f'no kind "{obj["kind"]}" is registered for version "{resource.api_version}"'
-            )
-        problem = errors.cause("kind", f'Invalid value: "{obj["kind"]}": must be {resource.kind}', "FieldValueInvalid")
-        raise errors.invalid(obj["kind"], resource.group, _metadata(obj).get("name") or "", [problem])
-    return obj
 
 
 def patched(change: Callable[[Manifest], Manifest], current: Manifest) -> Manifest:
@@ -456,7 +450,11 @@ def raise_problems(resource: Resource, name: str, problems: list[FieldError]) ->
 def is_finished(resource: Resource, obj: Manifest) -> bool:
     """Whether nothing holds an object any more that is being deleted."""
     metadata = obj["metadata"]
-    if not metadata.get("deletionTimestamp") or metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds"):
+    if (
+        not metadata.get("deletionTimestamp")
+        or metadata.get("finalizers")
+        or metadata.get("deletionGracePeriodSeconds")
+    ):
         return False
     return not (resource.storage == "namespaces" and (obj.get("spec") or {}).get("finalizers"))
 
@@ -466,33 +464,9 @@ def gvk_of(resource: Resource) -> Gvk:
     return Gvk(resource.group, resource.version, resource.kind)
 
 
-def scale_path(resource: Resource) -> str | None:
-    """Where a custom resource keeps its replicas, as the path in its CRD."""
-    return None if resource.scale is None else "." + ".".join(resource.scale.spec_replicas)
-
-
 def rfc3339(moment: datetime) -> str:
     """UTC with whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _metadata(obj: Manifest) -> Manifest:
-    metadata = obj.get("metadata")
-    if metadata is None:
-        metadata = obj["metadata"] = {}
-    if not isinstance(metadata, dict):
-        raise errors.bad_request("metadata must be an object")
-    return metadata
-
-
-def _check_namespace(resource: Resource, metadata: Manifest, namespace: str) -> None:
-    given = metadata.get("namespace")
-    if not resource.namespaced:
-        metadata.pop("namespace", None)
-        return
-    if given and given != namespace:
-        raise errors.bad_request("the namespace of the provided object does not match the namespace sent on the request")
-    metadata["namespace"] = namespace
 
 
 def _empty(resource: Resource) -> Manifest:
@@ -519,4 +493,12 @@ def _custom_endpoint(resource: Resource, obj: Manifest, old: Manifest, subresour
 
 
 def _desired(obj: Manifest) -> Manifest:
-    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata", "status")}
+    return {
+        key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata", "status")
+    }
+
+
+def _integer_paths(resource: Resource) -> tuple[tuple[str, ...], ...]:
+    """Where the scale subresource of a custom resource reads numbers."""
+    scale = resource.scale
+    return () if scale is None else (scale.spec_replicas, scale.status_replicas)
