@@ -1,0 +1,182 @@
+"""What breaks, and that the service and the operator go on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import Any
+
+import pytest
+from tests.e2e.cluster import (
+    Cluster,
+    Namespace,
+    Process,
+    eventually,
+    free_port,
+    kill_pod,
+    local_cluster,
+    pd_service,
+    steady_load,
+)
+from tests.e2e.test_serving import ask
+
+HANDOVER_ON_SIGTERM_SECONDS = 5
+HANDOVER_ON_SIGKILL_SECONDS = 20
+
+
+@pytest.mark.parametrize("role", ["decode", "prefill", "gateway"])
+async def test_a_killed_pod_costs_one_substitute_and_service_continues(
+    namespace: Namespace, role: str
+) -> None:
+    namespace.apply(pd_service(prefill={"replicas": 2}, decode={"replicas": 2}, gateway={"replicas": 2}))
+    await asyncio.to_thread(namespace.wait_settled)
+    before = {pod["metadata"]["uid"]: pod for pod in namespace.pods()}
+    victim = namespace.pods(role)[0]
+
+    kill_pod(victim)
+    survivor = Namespace(namespace.cluster, namespace.name)
+    assert await asyncio.to_thread(eventually, lambda: _answers(survivor))
+    await asyncio.to_thread(namespace.wait_settled)
+
+    after = {pod["metadata"]["uid"]: pod for pod in namespace.pods()}
+    assert len(after) == len(before)
+    for uid in before.keys() & after.keys():
+        if uid != victim["metadata"]["uid"]:
+            assert _restarts(after[uid]) == _restarts(before[uid]), "no other pod restarts"
+    assert len(before.keys() - after.keys()) <= 1
+    assert await ask(namespace)
+
+
+def _answers(namespace: Namespace) -> bool:
+    try:
+        return bool(asyncio.run(ask(namespace)))
+    except Exception:  # noqa: BLE001  (whatever a client sees while a pod is down; it asks again)
+        return False
+
+
+def _restarts(pod: dict[str, Any]) -> int:
+    return sum(status["restartCount"] for status in pod["status"].get("containerStatuses", ()))
+
+
+async def test_a_decode_that_dies_under_load_breaks_only_the_streams_it_carried(namespace: Namespace) -> None:
+    namespace.apply(pd_service(decode={"replicas": 2}))
+    await asyncio.to_thread(namespace.wait_settled)
+    async with steady_load(lambda: ask(namespace)) as outcomes:
+        await asyncio.to_thread(eventually, lambda: len(outcomes) >= 3)
+        kill_pod(namespace.pods("decode")[0])
+        reached = len(outcomes)
+        await asyncio.to_thread(namespace.wait_settled)
+        await asyncio.to_thread(eventually, lambda: len(outcomes) >= reached + 6)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert len(failures) <= 3, "at most the three clients' running requests"
+    assert not isinstance(outcomes[-1], BaseException)
+
+
+def lease_holder(cluster: Cluster) -> str:
+    leases = cluster.get("-n", "default", "lease")["items"]
+    return next(
+        (
+            x["spec"].get("holderIdentity") or ""
+            for x in leases
+            if x["metadata"]["name"] == "tidewheel-operator"
+        ),
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "within"),
+    [
+        pytest.param(signal.SIGTERM, HANDOVER_ON_SIGTERM_SECONDS, id="an ordinary stop"),
+        pytest.param(signal.SIGKILL, HANDOVER_ON_SIGKILL_SECONDS, id="a crash"),
+    ],
+)
+def test_of_two_operators_one_acts_and_the_other_takes_over(
+    own_cluster: Cluster, sent: signal.Signals, within: int
+) -> None:
+    first, second = own_cluster.operator("first").start(), own_cluster.operator("second")
+    try:
+        eventually(lambda: lease_holder(own_cluster).startswith("first"), first)
+        second.start()
+        namespace = fresh(own_cluster)
+        namespace.apply(pd_service())
+        namespace.wait_ready()
+        managers = {
+            m["manager"] for pod in namespace.pods() for m in pod["metadata"].get("managedFields", ())
+        }
+        assert "tidewheel.dev/pdservice" in managers
+        assert lease_holder(own_cluster).startswith("first")
+
+        first.stop(sent)
+        died = time.monotonic()
+        eventually(lambda: lease_holder(own_cluster).startswith("second"), second)
+        assert time.monotonic() - died < within, (
+            "the promise of docs/failure-modes.md, not a measure of speed"
+        )
+        namespace.kubectl("scale", "pds", "chat", "--replicas=2")
+        assert namespace.wait_settled()["status"]["readyGroups"] == 2
+        assert len(namespace.pods("decode")) == 2
+    finally:
+        for process in (first, second):
+            if process.is_running:
+                process.stop()
+
+
+def test_an_operator_killed_in_mid_reconcile_resumes_without_duplicates_or_orphans(
+    own_cluster: Cluster,
+) -> None:
+    namespace = fresh(own_cluster)
+    for index in range(6):
+        namespace.apply(pd_service(f"chat{index}", groups=2))
+    operator = own_cluster.operator("mortal").start()
+    for _ in range(3):
+        seen = len(namespace.get("pods")["items"])
+        eventually(lambda seen=seen: len(namespace.get("pods")["items"]) > seen, operator)
+        operator.stop(signal.SIGKILL)
+        operator = own_cluster.operator("mortal").start()
+    try:
+        for index in range(6):
+            assert namespace.wait_settled(f"chat{index}")["status"]["readyGroups"] == 2
+            assert len(namespace.pods(service=f"chat{index}")) == 5
+        owners = {pod["metadata"]["ownerReferences"][0]["uid"] for pod in namespace.get("pods")["items"]}
+        assert owners == {x["metadata"]["uid"] for x in namespace.get("pds")["items"]}
+    finally:
+        operator.stop()
+
+
+def test_the_api_server_restarts_and_nothing_is_lost(tmp_path: Any) -> None:
+    port = str(free_port())
+    data = ("--data", str(tmp_path / "data"), "--port", port)
+    with local_cluster(tmp_path, *data) as cluster:
+        operator = cluster.operator("patient").start()
+        namespace = fresh(cluster, "kept")
+        namespace.apply(pd_service())
+        namespace.wait_settled()
+    try:
+        with local_cluster(tmp_path, *data) as cluster:
+            namespace = Namespace(cluster, "kept")
+            namespace.wait_settled()
+            namespace.kubectl("scale", "pds", "chat", "--replicas=2")
+            assert namespace.wait_settled()["status"]["readyGroups"] == 2
+            assert operator.is_running
+            operator.stop()
+    finally:
+        if operator.is_running:
+            operator.stop()
+
+
+def fresh(cluster: Cluster, name: str = "faults") -> Namespace:
+    """An empty namespace of that name."""
+    cluster.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
+    cluster.kubectl("create", "namespace", name)
+    return Namespace(cluster, name)
+
+
+@pytest.fixture
+def own_cluster(cluster: Cluster, operator: Process) -> Any:
+    """The session's cluster while its shared operator is stopped, for tests that bring their own."""
+    operator.stop()
+    yield cluster
+    operator.start()
+    eventually(lambda: lease_holder(cluster).startswith("shared-operator"), operator)
