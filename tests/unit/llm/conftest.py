@@ -98,6 +98,11 @@ def tiny_config() -> ModelConfig:
 
 
 @pytest.fixture(scope="session")
+def random_weights() -> Callable[[ModelConfig], dict[str, torch.Tensor]]:
+    return random_tensors
+
+
+@pytest.fixture(scope="session")
 def tiny_tensors() -> dict[str, torch.Tensor]:
     return random_tensors(TINY)
 

@@ -1,0 +1,78 @@
+"""Streamed text is the decoded text, cut only where a stop string or the end says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidewheel_workers.llm.loading import LoadedModel
+from tidewheel_workers.llm.text import OutputText, StreamDecoder
+
+
+class Bytes:
+    """A tokenizer whose every token is one byte."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+def streamed(text: OutputText, tokens: Sequence[int]) -> list[str]:
+    deltas = []
+    for token in tokens:
+        deltas.append(text.push(token))
+        if text.stopped:
+            break
+    return [*deltas, text.finish()]
+
+
+@given(tokens=st.binary(max_size=60))
+def test_deltas_of_any_bytes_add_up_to_the_decoded_text(tokens: bytes) -> None:
+    decoder = StreamDecoder(Bytes())
+    assert "".join([*map(decoder.push, tokens), decoder.finish()]) == Bytes().decode(tokens)
+
+
+@given(tokens=st.lists(st.integers(0, 49151), max_size=60))
+def test_deltas_of_any_real_tokens_add_up_to_the_decoded_text(smollm: LoadedModel, tokens: list[int]) -> None:
+    decoder = StreamDecoder(smollm.tokenizer)
+    assert "".join([*map(decoder.push, tokens), decoder.finish()]) == smollm.tokenizer.decode(tokens)
+
+
+def test_a_character_comes_out_when_its_last_byte_is_there() -> None:
+    decoder = StreamDecoder(Bytes())
+    assert [decoder.push(byte) for byte in "a😀b".encode()] == ["a", "", "", "", "😀", "b"]
+
+
+def test_half_a_character_at_the_end_is_not_lost() -> None:
+    decoder = StreamDecoder(Bytes())
+    assert [decoder.push(byte) for byte in "é".encode()[:1]] == [""]
+    assert decoder.finish() == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("stop", "want"),
+    [
+        pytest.param(("END",), ["a", "b", "", "", "", ""], id="what could become a stop string is held back"),
+        pytest.param(("ENX",), ["a", "b", "", "", "END", "c", ""], id="and released when it does not"),
+        pytest.param(("Dc", "b"), ["a", "", ""], id="the first stop string to come ends the text"),
+        pytest.param(("cd",), ["a", "b", "E", "N", "D", "", "c"], id="the end releases what was held"),
+    ],
+)
+def test_stop_strings(stop: tuple[str, ...], want: list[str]) -> None:
+    assert streamed(OutputText(Bytes(), stop), b"abENDc") == want
+
+
+@given(
+    text=st.text(alphabet="ab", max_size=30),
+    stop=st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3),
+)
+def test_text_ends_before_the_first_stop_string(text: str, stop: list[str]) -> None:
+    first = min((at for at in map(text.find, stop) if at >= 0), default=len(text))
+    found = "".join(streamed(OutputText(Bytes(), stop), text.encode()))
+    assert found == text[: len(found)]
+    assert not any(one in found for one in stop)
+    assert len(found) <= first
+    if first == len(text):
+        assert found == text
