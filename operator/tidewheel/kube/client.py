@@ -23,6 +23,7 @@ _PATCH_CONTENT_TYPES: Mapping[PatchType, str] = {
     "strategic": "application/strategic-merge-patch+json",
 }
 _APPLY_CONTENT_TYPE = "application/apply-patch+yaml"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
 #: An event of a watch is one line; the largest object etcd takes is 1.5 MiB.
 _LONGEST_LINE = 8 * 1024 * 1024
 _PAGE = 500
@@ -66,8 +67,12 @@ class Api(Protocol):
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        metadata_only: bool = False,
     ) -> Listing:
-        """All objects of a namespace, or of the cluster without one, page by page."""
+        """All objects of a namespace, or of the cluster without one, page by page.
+
+        With `metadata_only` the server may leave out everything but the metadata.
+        """
         ...
 
     async def create(self, resource: Resource, body: Manifest) -> Manifest:
@@ -114,8 +119,11 @@ class Api(Protocol):
         uid: str | None = None,
         grace_seconds: int | None = None,
         propagation: str | None = None,
-    ) -> None:
-        """Deletes one object, only if it still has `uid` when one is given (`Conflict` otherwise)."""
+    ) -> Manifest:
+        """Deletes one object, only if it still has `uid` when one is given (`Conflict` otherwise).
+
+        Answers the object if it is on its way out (grace period, finalizers), a Status if it is gone.
+        """
         ...
 
     def watch(
@@ -176,12 +184,14 @@ class HttpApi:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        metadata_only: bool = False,
     ) -> Listing:
         """See `Api.list`."""
         items: list[Manifest] = []
         query = _query(labelSelector=label_selector, fieldSelector=field_selector, limit=str(_PAGE))
+        accept = _METADATA_ONLY if metadata_only else None
         while True:
-            page = await self._request("GET", resource.path(namespace), query=query)
+            page = await self._request("GET", resource.path(namespace), query=query, accept=accept)
             items += page.get("items") or []
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
@@ -243,7 +253,7 @@ class HttpApi:
         uid: str | None = None,
         grace_seconds: int | None = None,
         propagation: str | None = None,
-    ) -> None:
+    ) -> Manifest:
         """See `Api.delete`."""
         options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid is not None:
@@ -252,7 +262,7 @@ class HttpApi:
             options["gracePeriodSeconds"] = grace_seconds
         if propagation is not None:
             options["propagationPolicy"] = propagation
-        await self._request("DELETE", resource.path(namespace, name), body=options)
+        return await self._request("DELETE", resource.path(namespace, name), body=options)
 
     async def watch(
         self,
@@ -299,8 +309,11 @@ class HttpApi:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str | None = None,
     ) -> Manifest:
         headers = self._headers()
+        if accept is not None:
+            headers["Accept"] = accept
         payload = None
         if body is not None:
             payload = json.dumps(body, separators=(",", ":")).encode()

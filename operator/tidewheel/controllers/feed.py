@@ -1,0 +1,158 @@
+"""Keeps the cache true and says whose children changed: fed by watches, and checked against lists.
+
+A watch that lost its place lists anew and says nothing of what vanished in between; and any watch may, one day, miss
+something. So after each such relist, and at every resync, a list of names and versions is laid beside the cache:
+what it does not name is gone, and what is newer there is fetched if no watch brings it soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from tidewheel.api.manifest import Manifest, Resource
+from tidewheel.api.meta import LABEL_SERVICE
+from tidewheel.controllers.cache import Cache, controller_of, uids_of, version_of
+from tidewheel.controllers.controller import Controller, Key
+from tidewheel.kube.client import Api
+from tidewheel.kube.errors import NotFound
+
+logger = logging.getLogger(__name__)
+
+#: Finds the children of all kinds.
+CHILD_SELECTOR: Final = LABEL_SERVICE
+_POLL_SECONDS = 0.05
+
+
+class Feed:
+    """Takes objects in and puts the keys of those they concern into the controllers' queues."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        controllers: Iterable[Controller],
+        enqueue: Callable[[Resource, Key], None],
+    ) -> None:
+        self._cache = cache
+        self._enqueue = enqueue
+        self._kinds = {controller.kind.kind: controller.kind for controller in controllers}
+        self.parents: tuple[Resource, ...] = tuple(self._kinds.values())
+        self.children: tuple[Resource, ...] = tuple(
+            sorted({child for controller in controllers for child in controller.children})
+        )
+
+    def selector(self, resource: Resource) -> str | None:
+        """The label selector under which a kind is watched and listed."""
+        return None if resource in self.parents else CHILD_SELECTOR
+
+    def take(self, resource: Resource, type_: str | None, manifest: Manifest) -> None:
+        """One event of a watch; `type_` None is an object of a list."""
+        metadata = manifest["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        before = self._concerned(resource, namespace, name, None)
+        if type_ == "DELETED":
+            changed = self._cache.forget(resource, namespace, name, metadata["uid"])
+        else:
+            changed = self._cache.put(resource, manifest)
+        if changed:
+            self._tell(before | self._concerned(resource, namespace, name, manifest))
+
+    async def settle(
+        self, api: Api, resource: Resource, namespace: str | None, *, patience_seconds: float = 10.0
+    ) -> None:
+        """Returns once the cache is no older than a list of this moment.
+
+        Raises:
+            ApiError: the list, or an object that no watch brought within `patience_seconds`, could not be read.
+        """
+        before = self._cache.uids(resource, namespace)
+        listing = await api.list(
+            resource, namespace, label_selector=self.selector(resource), metadata_only=True
+        )
+        listed = uids_of(listing.items)
+        if self._went_back(resource, listing.items):
+            await self._believe(api, resource, namespace)
+            return
+        for name, uid in before.items():
+            # What was known before the list began and is not in it was deleted: uids do not come back.
+            if listed.get(name) != uid:
+                self._drop(resource, name, uid)
+        behind = [item for item in listing.items if self._is_behind(resource, item)]
+        patience_ends = asyncio.get_running_loop().time() + patience_seconds
+        while behind and asyncio.get_running_loop().time() < patience_ends:
+            await asyncio.sleep(_POLL_SECONDS)
+            behind = [item for item in behind if self._is_behind(resource, item)]
+        if behind:
+            logger.warning("no watch brought %d changed %s; fetching them", len(behind), resource.plural)
+        for item in behind:
+            await self._fetch(api, resource, item)
+
+    def _concerned(
+        self, resource: Resource, namespace: str, name: str, manifest: Manifest | None
+    ) -> set[tuple[Resource, Key]]:
+        """Whose object this is: its own key, or that of its controller, or the one its label names."""
+        if resource in self.parents:
+            return {(resource, Key(namespace, name))}
+        owner = self._cache.owner(resource, namespace, name)
+        if owner is None and manifest is not None:
+            owner = controller_of(manifest)
+        if owner is not None:
+            return {(kind, Key(namespace, owner.name)) for kind in self._kind(owner.kind)}
+        label = manifest["metadata"].get("labels", {}).get(LABEL_SERVICE) if manifest else None
+        return {(kind, Key(namespace, label)) for kind in self.parents} if label else set()
+
+    def _kind(self, kind: str) -> tuple[Resource, ...]:
+        return (self._kinds[kind],) if kind in self._kinds else ()
+
+    def _tell(self, concerned: set[tuple[Resource, Key]]) -> None:
+        for kind, key in concerned:
+            self._enqueue(kind, key)
+
+    def _drop(self, resource: Resource, name: tuple[str, str], uid: str) -> None:
+        concerned = self._concerned(resource, *name, None)
+        if self._cache.forget(resource, *name, uid):
+            logger.info("%s %s/%s vanished without an event", resource.kind, *name)
+            self._tell(concerned)
+
+    def _is_behind(self, resource: Resource, item: Manifest) -> bool:
+        metadata = item["metadata"]
+        uid = metadata["uid"]
+        if self._cache.is_gone(uid):
+            return False
+        known = self._cache.version(resource, metadata.get("namespace", ""), metadata["name"], uid)
+        return known is None or known < version_of(item)
+
+    async def _fetch(self, api: Api, resource: Resource, item: Manifest) -> None:
+        metadata = item["metadata"]
+        try:
+            live = await api.get(resource, metadata["name"], metadata.get("namespace"))
+        except NotFound:
+            self._drop(resource, (metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
+        else:
+            self.take(resource, None, live)
+
+    def _went_back(self, resource: Resource, items: Iterable[Manifest]) -> bool:
+        """Whether the server's history was rewound, as by a restored backup: versions are lower than before."""
+        for item in items:
+            metadata = item["metadata"]
+            known = self._cache.version(
+                resource, metadata.get("namespace", ""), metadata["name"], metadata["uid"]
+            )
+            if known is not None and version_of(item) < known:
+                return True
+        return False
+
+    async def _believe(self, api: Api, resource: Resource, namespace: str | None) -> None:
+        """Takes the server's state for true whatever the cache knows."""
+        logger.warning("the API server's %s are older than before; taking them as they are", resource.plural)
+        listing = await api.list(resource, namespace, label_selector=self.selector(resource))
+        listed = uids_of(listing.items)
+        for name, uid in self._cache.uids(resource, namespace).items():
+            if listed.get(name) != uid:
+                self._drop(resource, name, uid)
+        for item in listing.items:
+            self._cache.put(resource, item, rewound=True)
+            metadata = item["metadata"]
+            self._tell(self._concerned(resource, metadata.get("namespace", ""), metadata["name"], item))

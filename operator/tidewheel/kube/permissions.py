@@ -1,0 +1,81 @@
+"""All that the operator may do in a cluster: the chart's roles and the security page are checked against this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidewheel.api.manifest import CONFIG_MAPS, EVENTS, LEASES, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
+
+_READ = ("get", "list", "watch")
+#: Server-side apply of an object that is not there yet needs `create` beside `patch`.
+_OWN = (*_READ, "create", "patch", "delete")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One rule of a role, and what it is for."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    reason: str
+
+    def to_rule(self) -> Manifest:
+        """The rule as it stands in a Role."""
+        return {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
+
+
+#: In every watched namespace, or in the whole cluster.
+IN_WATCHED_NAMESPACES: tuple[Permission, ...] = (
+    Permission(
+        group=PD_SERVICES.group,
+        resource=PD_SERVICES.plural,
+        verbs=_READ,
+        reason="see what is asked for",
+    ),
+    Permission(
+        group=PD_SERVICES.group,
+        resource=f"{PD_SERVICES.plural}/status",
+        verbs=("patch", "update"),
+        reason="say what is",
+    ),
+    Permission(
+        group=PD_SERVICES.group,
+        resource=f"{PD_SERVICES.plural}/finalizers",
+        verbs=("update",),
+        reason="own children where OwnerReferencesPermissionEnforcement is on; no finalizer is ever set",
+    ),
+    Permission(group=PODS.group, resource=PODS.plural, verbs=_OWN, reason="run gateways and workers"),
+    Permission(
+        group=CONFIG_MAPS.group,
+        resource=CONFIG_MAPS.plural,
+        verbs=_OWN,
+        reason="publish rank tables and routes",
+    ),
+    Permission(group=SERVICES.group, resource=SERVICES.plural, verbs=_OWN, reason="put one address in front"),
+    Permission(
+        group=PDBS.group, resource=PDBS.plural, verbs=_OWN, reason="keep a drain from taking a role at once"
+    ),
+    Permission(
+        group=EVENTS.group,
+        resource=EVENTS.plural,
+        verbs=("create", "patch", "update"),
+        reason="tell people why",
+    ),
+    Permission(
+        group="",
+        resource=EVENTS.plural,
+        verbs=("create", "patch", "update"),
+        reason="the same, for old clients",
+    ),
+)
+
+#: In the operator's own namespace only.
+IN_RELEASE_NAMESPACE: tuple[Permission, ...] = (
+    Permission(
+        group=LEASES.group,
+        resource=LEASES.plural,
+        verbs=("get", "create", "update"),
+        reason="agree which replica acts",
+    ),
+)
