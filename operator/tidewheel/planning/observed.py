@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from tidewheel.api.manifest import Manifest
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.planning.plan import Refusal
@@ -75,12 +74,11 @@ ChildKind = Literal["ConfigMap", "Service", "PodDisruptionBudget"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedChild:
-    """A child that is not a pod, for comparison with what it should be."""
+    """A child that is not a pod."""
 
     kind: ChildKind
     name: str
     uid: str
-    manifest: Manifest
     deleting: bool = False
 
 

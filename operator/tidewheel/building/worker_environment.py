@@ -1,0 +1,122 @@
+"""The environment of worker containers: the contract between the operator and what runs in its pods.
+
+| variable | roles | meaning |
+|---|---|---|
+| `POD_NAME`, `POD_NAMESPACE`, `POD_UID`, `POD_IP` | all | the pod, by the downward API; servers bind `POD_IP` |
+| `TIDEWHEEL_SERVICE` | all | name of the PDService |
+| `TIDEWHEEL_ROLE` | all | `gateway`, `prefill` or `decode` |
+| `TIDEWHEEL_MODEL_NAME` | all | the name clients give as `model` |
+| `TIDEWHEEL_HTTP_PORT` | all | port of requests, probes and metrics |
+| `TIDEWHEEL_MAX_BODY_BYTES` | all | longest request body |
+| `TIDEWHEEL_DRAIN_SECONDS` | all | how long running requests may take after SIGTERM |
+| `TIDEWHEEL_GROUP` | prefill, decode | name of the group |
+| `TIDEWHEEL_MODEL_SOURCE` | prefill, decode | `package:<distribution>` or `path:<directory or file>` |
+| `TIDEWHEEL_DTYPE` | prefill, decode | `auto`, `float32`, `bfloat16` or `float16` |
+| `TIDEWHEEL_DEVICE` | prefill, decode | torch device type, such as `cpu`, `cuda`, `npu` |
+| `TIDEWHEEL_DEVICE_MODULE` | prefill, decode | module to import for that device type, such as `torch_npu`; may be empty |
+| `TIDEWHEEL_MAX_CONTEXT_TOKENS` | prefill, decode | bound of prompt and answer together |
+| `TIDEWHEEL_SLOTS` | prefill, decode | requests at a time |
+| `TIDEWHEEL_KV_PORT` | prefill, decode | port of the KV transfer |
+| `TIDEWHEEL_RANKS_FILE` | prefill, decode | the group's rank table; may not be there yet |
+| `TIDEWHEEL_ROUTES_FILE` | gateway | the routes; may not be there yet |
+| `TIDEWHEEL_TTFT_DEADLINE_SECONDS` | gateway | longest wait for a prefill slot |
+| `TIDEWHEEL_REQUEST_TIMEOUT_SECONDS` | gateway | longest request |
+| `TIDEWHEEL_API_KEYS_FILE` | gateway | accepted keys, one a line; not set: no key is asked for |
+| `TIDEWHEEL_TERMINATION_LOG` | all | where a process that cannot start leaves reason and message |
+| `HOME`, `TMPDIR` | all | the one writable directory of the container |
+| `TRACEPARENT` | all | W3C context of whoever applied the PDService, if known; to link to, not to continue |
+| `OTEL_*`, others | all | passed through from the operator's settings |
+
+Every number is a decimal string. A variable that a role's template sets wins over all of these.
+"""
+
+from __future__ import annotations
+
+from tidewheel.api import meta
+from tidewheel.api.accelerators import Accelerator
+from tidewheel.api.manifest import Manifest
+from tidewheel.api.pdservice import ComputeRole, Model, PDServiceSpec
+from tidewheel.planning.intent import PodOrder
+from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.settings import ServiceDefaults
+
+API_KEYS_PATH = "/etc/tidewheel/api-keys/keys"
+SCRATCH_PATH = "/tmp"  # noqa: S108  (an emptyDir of the pod's own)
+TERMINATION_LOG = "/dev/termination-log"
+#: The gateway bounds what clients send. Behind it any body it may let through must pass, with what it adds,
+#: or a change of the gateways' bound would have to replace every group.
+LARGEST_FORWARDED_BODY = 67_108_864 + 65_536
+
+_POD_FIELDS = {
+    "POD_NAME": "metadata.name",
+    "POD_NAMESPACE": "metadata.namespace",
+    "POD_UID": "metadata.uid",
+    "POD_IP": "status.podIP",
+}
+
+
+def environment(seen: ObservedService, order: PodOrder, defaults: ServiceDefaults) -> list[Manifest]:
+    """The `env` of a worker container."""
+    spec = order.spec
+    values: dict[str, str | int] = {
+        **defaults.environment,
+        "HOME": SCRATCH_PATH,
+        "TMPDIR": SCRATCH_PATH,
+        "TIDEWHEEL_SERVICE": seen.name,
+        "TIDEWHEEL_ROLE": order.role,
+        "TIDEWHEEL_MODEL_NAME": spec.model.name,
+        "TIDEWHEEL_HTTP_PORT": meta.HTTP_PORT,
+        "TIDEWHEEL_DRAIN_SECONDS": spec.drain_seconds,
+        "TIDEWHEEL_TERMINATION_LOG": TERMINATION_LOG,
+    }
+    if order.role == "gateway":
+        values |= _gateway_values(spec)
+    else:
+        role = spec.prefill if order.role == "prefill" else spec.decode
+        values |= _compute_values(order, role, spec.model, defaults.accelerators[role.accelerator])
+    if seen.traceparent:
+        values["TRACEPARENT"] = seen.traceparent
+    fields = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _POD_FIELDS.items()
+    ]
+    return fields + [{"name": name, "value": str(value)} for name, value in values.items()]
+
+
+def model_source(model: Model) -> str:
+    """Where a worker finds the model."""
+    source = model.source
+    if source.package is not None:
+        return f"package:{source.package.name}"
+    if source.volume is not None and source.volume.path:
+        return f"path:{meta.MODEL_PATH}/{source.volume.path}"
+    return f"path:{meta.MODEL_PATH}"
+
+
+def _gateway_values(spec: PDServiceSpec) -> dict[str, str | int]:
+    gateway = spec.gateway
+    values: dict[str, str | int] = {
+        "TIDEWHEEL_MAX_BODY_BYTES": gateway.max_body_bytes,
+        "TIDEWHEEL_ROUTES_FILE": meta.ROUTES_PATH,
+        "TIDEWHEEL_TTFT_DEADLINE_SECONDS": gateway.ttft_deadline_seconds,
+        "TIDEWHEEL_REQUEST_TIMEOUT_SECONDS": gateway.request_timeout_seconds,
+    }
+    if gateway.api_keys_secret_ref is not None:
+        values["TIDEWHEEL_API_KEYS_FILE"] = API_KEYS_PATH
+    return values
+
+
+def _compute_values(
+    order: PodOrder, role: ComputeRole, model: Model, accelerator: Accelerator
+) -> dict[str, str | int]:
+    return {
+        "TIDEWHEEL_MAX_BODY_BYTES": LARGEST_FORWARDED_BODY,
+        "TIDEWHEEL_GROUP": order.group,
+        "TIDEWHEEL_MODEL_SOURCE": model_source(model),
+        "TIDEWHEEL_DTYPE": model.dtype,
+        "TIDEWHEEL_DEVICE": accelerator.torch_device,
+        "TIDEWHEEL_DEVICE_MODULE": accelerator.torch_module or "",
+        "TIDEWHEEL_MAX_CONTEXT_TOKENS": model.max_context_tokens,
+        "TIDEWHEEL_SLOTS": role.slots,
+        "TIDEWHEEL_KV_PORT": meta.KV_PORT,
+        "TIDEWHEEL_RANKS_FILE": meta.RANKS_PATH,
+    }
