@@ -53,6 +53,8 @@ def test_a_temperature_sharpens() -> None:
         pytest.param({"top_p": 1e-9}, {1}, id="top_p always keeps one"),
         pytest.param({"min_p": 0.4}, {1, 3, 4}, id="min_p is relative to the likeliest"),
         pytest.param({"temperature": 0.0}, {1}, id="temperature 0 is greedy"),
+        pytest.param({"temperature": 1e-30}, {1}, id="and so is next to 0"),
+        pytest.param({"top_k": 3, "top_p": 0.7}, {1, 3}, id="top_p applies to what top_k left"),
     ],
 )
 def test_cuts_keep_only_these_tokens(params: dict[str, Any], kept: set[int]) -> None:
@@ -80,6 +82,25 @@ def test_draws_are_even_and_differ_by_seed_and_place() -> None:
     assert len(set(draws)) == len(draws)
     assert all(0 <= draw < 1 for draw in draws)
     assert sum(draws) / len(draws) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"top_p": 0.9}, {"min_p": 0.02}, {"temperature": 3.0}, {"top_p": 0.5}], ids=str
+)
+def test_looking_at_the_likeliest_first_changes_no_token(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = 2 * torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
+
+    def drawn(head: int) -> list[int]:
+        monkeypatch.setattr("tidewheel_workers.llm.sampling.HEAD", head)
+        chosen = [SamplingParams(**params)] * 40
+        found = sample(logits, chosen, seeds=range(40), prompts=[()] * 40, outputs=[()] * 40)
+        return [one.token for one in found]
+
+    everything = drawn(3000)
+    assert drawn(4) == drawn(300) == everything
+    assert len(set(everything)) > 30
 
 
 def test_penalties_turn_to_other_tokens() -> None:

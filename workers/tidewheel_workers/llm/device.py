@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from tidewheel_workers.llm.errors import DeviceUnavailable
 
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -77,7 +80,27 @@ def find_device(name: str, devices: tuple[Device, ...] = DEVICES) -> Device:
 
 
 def use_threads(count: int | None = None) -> int:
-    """Let torch compute with `count` threads, by default as many as this process may use CPUs; returns the number."""
-    chosen = count or len(os.sched_getaffinity(0))
+    """Let torch compute with `count` threads, by default as many as the container may use; returns the number.
+
+    More threads than processors cost far more than they bring: each parallel region waits for the slowest. Workers
+    that share a machine without a CPU limit should therefore get OMP_NUM_THREADS.
+    """
+    chosen = count or _threads_asked_for() or min(len(os.sched_getaffinity(0)), _cpu_limit())
     torch.set_num_threads(chosen)
     return chosen
+
+
+def _threads_asked_for() -> int:
+    """What OMP_NUM_THREADS says, which is a list for nested regions; 0 when it says nothing."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdigit() else 0
+
+
+def _cpu_limit() -> int:
+    """Whole processors of the container's CPU limit, at least 1; where there is no limit, more than any machine has."""
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        # no cgroup v2, or "max"
+        return sys.maxsize

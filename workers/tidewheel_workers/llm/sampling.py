@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_TOP_LOGPROBS = 20
+# below it division by the temperature overflows; other engines draw the line here, too
+LEAST_TEMPERATURE = 1e-5
+HEAD = 512  # tokens looked at before all are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
-        return self.temperature == 0
+        return self.temperature < LEAST_TEMPERATURE
 
     @property
     def has_penalties(self) -> bool:
@@ -156,19 +159,38 @@ def _penalised(
 
 
 def _draw(logits: torch.Tensor, params: SamplingParams, at: float) -> int:
-    """Inverse of the distribution function over tokens in falling order, so that rounding elsewhere rarely matters."""
-    keep = min(params.top_k or logits.shape[-1], logits.shape[-1])
-    scores, tokens = logits.topk(keep) if keep < logits.shape[-1] else logits.sort(descending=True)
-    chances = torch.softmax(scores / params.temperature, dim=-1, dtype=torch.float64)
-    kept = chances.shape[-1]
+    """Inverse of the distribution function over tokens in falling order, so that rounding elsewhere rarely matters.
+
+    Sorting a whole vocabulary costs more than a small model's step, so the likeliest tokens are tried first.
+    """
+    scaled = logits / params.temperature
+    vocab = scaled.shape[-1]
+    tokens, chosen = _draw_among(scaled, min(params.top_k or HEAD, vocab), params, at)
+    if chosen == len(tokens):
+        tokens, chosen = _draw_among(scaled, vocab, params, at)
+    return int(tokens[chosen])
+
+
+def _draw_among(
+    scaled: torch.Tensor, width: int, params: SamplingParams, at: float
+) -> tuple[torch.Tensor, int]:
+    """The `width` likeliest tokens, and which of them is drawn; `width` itself when that lies beyond them."""
+    scores, tokens = scaled.topk(width)
+    total = (scores if params.top_k else scaled).double().logsumexp(-1)
+    chances = torch.exp(scores.double() - total)
+    ladder = chances.cumsum(-1)
+    kept = width
     if params.min_p > 0:
         kept = int((chances >= params.min_p * chances[0]).sum())
     if params.top_p < 1:
         # the smallest head that reaches top_p; the likeliest token always stays
-        kept = min(kept, int((chances.cumsum(-1) < params.top_p).sum()) + 1)
-    ladder = chances[:kept].cumsum(-1)
-    chosen = int(torch.searchsorted(ladder, ladder[-1] * at, right=True))
-    return int(tokens[min(chosen, kept - 1)])
+        kept = min(kept, int((ladder < params.top_p).sum()) + 1)
+    if kept < width or params.top_k or width == scaled.shape[-1]:
+        step = int(torch.searchsorted(ladder, at * float(ladder[kept - 1]), right=True))
+        return tokens, min(step, kept - 1)
+    if params.min_p > 0 or params.top_p < 1:
+        return tokens, width
+    return tokens, int(torch.searchsorted(ladder, at, right=True))
 
 
 def _logprob(logits: torch.Tensor, token: int, count: int) -> TokenLogprob:
