@@ -1,0 +1,160 @@
+"""One thread that owns the engine, and the bridge from it to the event loop: calls go in, tokens come out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tidewheel_workers.serving.engine import EngineLoad
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from tidewheel_workers.serving.engine import Generated, Prefilled, Sampling, ServingEngine
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Call = Callable[["ServingEngine"], Any]
+
+
+class EngineFailed(Exception):
+    """The engine broke: every request in it is lost and the process has to be replaced."""
+
+
+class EngineLoop:
+    """Runs an engine. Create it and use it on the event loop's thread."""
+
+    def __init__(self, engine: ServingEngine, *, on_failure: Callable[[Exception], None]) -> None:
+        self.engine = engine
+        self.load = EngineLoad()
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._streams: dict[str, asyncio.Queue[Generated | EngineFailed]] = {}
+        self._failure: EngineFailed | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine can take work."""
+        return self._failure is None and self._thread.is_alive()
+
+    async def call(self, work: Callable[[ServingEngine], T]) -> T:
+        """Run `work` between two steps; what has not begun when the caller is cancelled is never run.
+
+        Raises:
+            EngineFailed: the engine broke, now or before.
+            RequestError: whatever `work` raises.
+        """
+        if self._failure is not None:
+            raise self._failure
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._calls.put((work, future))
+        return await future
+
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
+    ) -> AsyncGenerator[Generated]:
+        """Admit a computed prompt and give its tokens, the first one included; leaving early aborts the request.
+
+        Raises:
+            EngineFailed: the engine broke.
+            RequestError: the engine does not take the request.
+        """
+        events: asyncio.Queue[Generated | EngineFailed] = asyncio.Queue()
+        self._streams[request_id] = events
+        is_over = False
+        try:
+            event: Generated | EngineFailed = await self.call(
+                lambda engine: engine.admit(request_id, token_ids, computed, sampling)
+            )
+            while True:
+                if isinstance(event, EngineFailed):
+                    raise event
+                is_over = event.finish_reason is not None
+                yield event
+                if is_over:
+                    return
+                event = await events.get()
+        finally:
+            del self._streams[request_id]
+            if not is_over:
+                # calls are run in order, so this comes after an admission that was cancelled while it ran
+                self._calls.put((lambda engine: engine.abort(request_id), self._loop.create_future()))
+
+    async def stop(self) -> None:
+        """End the thread after the step it is in."""
+        self._calls.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        try:
+            while self._take_calls():
+                if self.load.running:
+                    events = self.engine.step()
+                    self.load = self.engine.load()
+                    self._post(self._deliver, events)
+        except Exception as error:  # noqa: BLE001 - whatever broke, every waiting request must hear of it
+            self._post(self._fail, error)
+
+    def _take_calls(self) -> bool:
+        """Run what was asked for; waits when there is nothing else to do. False when the loop is to end."""
+        try:
+            call = self._calls.get(block=not self.load.running)
+            while call is not None:
+                work, future = call
+                if not future.cancelled():
+                    self._answer(work, future)
+                call = self._calls.get_nowait()
+        except queue.Empty:
+            return True
+        return False
+
+    def _answer(self, work: Call, future: asyncio.Future[Any]) -> None:
+        try:
+            result = work(self.engine)
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who waits for it
+            self._post(_settle, future, None, error)
+        else:
+            self._post(_settle, future, result, None)
+        self.load = self.engine.load()
+
+    def _post(self, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(work, *arguments)
+        except RuntimeError:
+            log.debug("the event loop is closed; the engine's last word is dropped")
+
+    def _deliver(self, events: Sequence[Generated]) -> None:
+        for event in events:
+            if (stream := self._streams.get(event.request_id)) is not None:
+                stream.put_nowait(event)
+
+    def _fail(self, error: Exception) -> None:
+        log.error("the engine failed", exc_info=error)
+        self._failure = EngineFailed(f"the engine failed: {error}")
+        for stream in self._streams.values():
+            stream.put_nowait(self._failure)
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                break
+            if call is not None:
+                _settle(call[1], None, self._failure)
+        self._on_failure(error)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,185 @@
+"""The gateway: takes clients' requests, finds each a prefill and a decode, and passes the answer on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from opentelemetry import metrics, trace
+from prometheus_client import CollectorRegistry
+
+from tidewheel.api.reasons import Reason
+from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes
+from tidewheel_workers.serving.api_keys import ApiKeys
+from tidewheel_workers.serving.backends import Backends
+from tidewheel_workers.serving.exchange import Exchange
+from tidewheel_workers.serving.forwarding import LATE_CODES
+from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
+from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
+from tidewheel_workers.serving.openai_answers import models
+from tidewheel_workers.serving.openai_api import (
+    CHAT,
+    COMPLETIONS,
+    read_json_object,
+    read_request,
+    unknown_model,
+)
+from tidewheel_workers.serving.process import run
+from tidewheel_workers.serving.routes import routes_file, usable_groups
+from tidewheel_workers.serving.service import Readiness
+from tidewheel_workers.serving.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidewheel.api.ranktable import RouteGroup, Routes
+
+log = logging.getLogger("tidewheel_workers.serving.gateway")
+
+#: How long a leaving gateway still takes requests: as long as its address may still be handed out.
+LAME_DUCK_SECONDS = 1.0
+
+
+class Gateway:
+    """The gateway role."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings: GatewaySettings = settings
+        self.registry = CollectorRegistry()
+        self.backends = Backends()
+        self.random = random.Random()  # noqa: S311 - spreads load
+        self._routes = routes_file(settings.routes_file)
+        self._keys = ApiKeys(settings.api_keys_file)
+        self._open = 0
+        self._draining_since: float | None = None
+        self._created = int(time.time())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics = GatewayMetrics(
+            self.registry, open_requests=lambda: self._open, groups=lambda: len(self.groups)
+        )
+        self.gen_ai = GenAiInstruments.of(metrics.get_meter("tidewheel_workers.serving.gateway"))
+
+    @property
+    def groups(self) -> tuple[RouteGroup, ...]:
+        """The groups that requests may be sent to now."""
+        return usable_groups(self._routes.current)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """As in `Service`."""
+        return (
+            web.post(CHAT, self._complete),
+            web.post(COMPLETIONS, self._complete),
+            web.get("/v1/models", self._models),
+            web.get("/v1/models/{name:.+}", self._model),
+        )
+
+    async def start(self, fail: Callable[[BaseException], None]) -> None:
+        """As in `Service`: keep routes and keys fresh until cancelled."""
+        del fail
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._routes.watch(_say))
+            if self._keys.file is not None:
+                tasks.create_task(self._keys.file.watch(lambda keys: log.info("%d API keys", len(keys))))
+
+    def readiness(self) -> Readiness:
+        """As in `Service`."""
+        if self._draining_since is not None:
+            return Readiness(is_ready=False, reason="Draining", message="running requests finish")
+        if not self.groups:
+            known = "no routes yet" if self._routes.current is None else "the routes name no usable group"
+            return Readiness(is_ready=False, reason=Reason.NO_GROUP_READY, message=known)
+        return Readiness(is_ready=True, reason=Reason.SERVING, message=f"{len(self.groups)} groups")
+
+    @property
+    def is_alive(self) -> bool:
+        """As in `Service`."""
+        return True
+
+    def begin_drain(self) -> None:
+        """As in `Service`: requests are still taken for a moment, as clients may not know yet."""
+        self._draining_since = time.monotonic()
+
+    @property
+    def unfinished(self) -> int:
+        """As in `Service`."""
+        since = self._draining_since
+        return int(since is not None and time.monotonic() < since + LAME_DUCK_SECONDS)
+
+    async def close(self) -> None:
+        """As in `Service`."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.backends.close()
+
+    def in_background(self, work: asyncio._CoroutineLike[None]) -> None:
+        """Do something that no request waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        began = time.monotonic()
+        self._keys.check(request.headers.get("Authorization"))
+        body = read_json_object(await read_body(request))
+        parsed = read_request(request.path, body, served_model=self.settings.model_name)
+        # what a client says of KV is not for our servers
+        body.pop("kv_transfer_params", None)
+        labels = gen_ai_attributes(
+            operation="chat" if request.path == CHAT else "text_completion", request_model=parsed.model
+        )
+        trace.get_current_span().set_attributes(labels)
+        exchange = Exchange(self, request, body, request_id=request[REQUEST_ID])
+        self._open += 1
+        try:
+            response = await exchange.run()
+        except BaseException:
+            self._observe(exchange, began, labels, "client_disconnected", "499")
+            raise
+        finally:
+            self._open -= 1
+        error = exchange.error
+        self._observe(exchange, began, labels, error.code if error else "", str(response.status))
+        return response
+
+    def _observe(
+        self, exchange: Exchange, began: float, labels: dict[str, str], error_code: str, status: str
+    ) -> None:
+        taken = time.monotonic() - began
+        self.metrics.requests.labels(status).inc()
+        self.metrics.duration.observe(taken)
+        if error_code:
+            labels = labels | {"error.type": error_code}
+            trace.get_current_span().set_attribute("error.type", error_code)
+        if error_code in LATE_CODES:
+            self.metrics.early_terminations.labels(error_code).inc()
+        self.gen_ai.server_request_duration.record(taken, labels)
+        if exchange.first_token_seconds is not None:
+            self.metrics.ttft.observe(exchange.first_token_seconds)
+            self.gen_ai.server_time_to_first_token.record(exchange.first_token_seconds, labels)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self._keys.check(request.headers.get("Authorization"))
+        return web.json_response(models(self.settings.model_name, created=self._created))
+
+    async def _model(self, request: web.Request) -> web.Response:
+        self._keys.check(request.headers.get("Authorization"))
+        name = request.match_info["name"]
+        if name != self.settings.model_name:
+            raise unknown_model(name, served=self.settings.model_name)
+        return web.json_response(models(name, created=self._created)["data"][0])
+
+
+def _say(routes: Routes) -> None:
+    log.info("routes %s: %d groups", routes.digest(), len(routes.groups))
+
+
+def main() -> None:
+    """The program."""
+    run("gateway", lambda: Gateway(GatewaySettings.from_environment()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Prometheus metrics of the gateway: what forwarding did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
+
+
+class GatewayMetrics:
+    """One gateway's."""
+
+    def __init__(
+        self, registry: CollectorRegistry, *, open_requests: Callable[[], float], groups: Callable[[], float]
+    ) -> None:
+        self.requests = Counter(
+            "tidewheel_gateway_requests", "Requests ended, by status code.", ["code"], registry=registry
+        )
+        self.inquiries = Counter(
+            "tidewheel_gateway_inquiries",
+            "Questions to backends, by role and outcome.",
+            ["role", "outcome"],
+            registry=registry,
+        )
+        self.reforwards = Counter(
+            "tidewheel_gateway_reforwards",
+            "Requests sent anew after a backend was lost.",
+            ["reason"],
+            registry=registry,
+        )
+        self.early_terminations = Counter(
+            "tidewheel_gateway_early_terminations",
+            "Requests ended because their time for the first token was over.",
+            ["reason"],
+            registry=registry,
+        )
+        self.interrupted = Counter(
+            "tidewheel_gateway_interrupted_streams",
+            "Streams that ended by an error after they had begun.",
+            registry=registry,
+        )
+        self.ttft = Histogram(
+            "tidewheel_gateway_time_to_first_token_seconds",
+            "From arrival to the first bytes of the answer, streams only.",
+            registry=registry,
+            buckets=_TTFT,
+        )
+        self.duration = Histogram(
+            "tidewheel_gateway_request_seconds",
+            "From arrival to the end of the answer.",
+            registry=registry,
+            buckets=_REQUEST,
+        )
+        Gauge(
+            "tidewheel_gateway_open_streams", "Requests that are being answered.", registry=registry
+        ).set_function(open_requests)
+        Gauge(
+            "tidewheel_gateway_groups", "Groups that requests may be sent to.", registry=registry
+        ).set_function(groups)

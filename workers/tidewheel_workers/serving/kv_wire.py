@@ -1,0 +1,259 @@
+"""The frames that prefill and decode exchange over TCP: their bytes and their checks, without sockets.
+
+    magic "TWKV" | version u8 | type u8 | reserved u16 | header bytes u32 | payload bytes u64 | header JSON | payload
+
+Numbers are big-endian. Only KV has a payload: raw bytes of [layers, 2, tokens, kv_heads, head_dim] in the sender's byte
+order, which HELLO names. What a frame claims is checked before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tidewheel_workers.serving.engine import KVShape, Logprob
+
+MAGIC = b"TWKV"
+VERSION = 1
+PREFIX = struct.Struct(">4sBBHIQ")
+MOST_HEADER_BYTES = 64 * 1024
+#: A bound for what no sane model and prompt reach; the real one is what the receiver expects.
+MOST_PAYLOAD_BYTES = 1 << 40
+BYTE_ORDER: Literal["little", "big"] = sys.byteorder
+
+
+class WireError(Exception):
+    """A connection does not speak this protocol properly and has to be dropped; `reason` labels the counter."""
+
+    reason: ClassVar[str] = "wire"
+
+
+class BadMagic(WireError):
+    """The bytes are of some other protocol."""
+
+    reason = "bad_magic"
+
+
+class UnsupportedVersion(WireError):
+    """The peer speaks another version."""
+
+    reason = "unsupported_version"
+
+
+class UnknownFrame(WireError):
+    """A frame type that this version does not have."""
+
+    reason = "unknown_frame"
+
+
+class UnexpectedFrame(WireError):
+    """A proper frame at the wrong moment."""
+
+    reason = "unexpected_frame"
+
+
+class HeaderTooLarge(WireError):
+    """A header above the limit."""
+
+    reason = "header_too_large"
+
+
+class BadHeader(WireError):
+    """A header that is no JSON, or not that of its frame."""
+
+    reason = "bad_header"
+
+
+class BadPayload(WireError):
+    """A payload of another length than the frame or the receiver says."""
+
+    reason = "bad_payload"
+
+
+class Truncated(WireError):
+    """The connection ended within a frame."""
+
+    reason = "truncated"
+
+
+class Frame(BaseModel):
+    """A frame's header; each subclass is one type."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    type_number: ClassVar[int]
+
+    @property
+    def payload_bytes(self) -> int:
+        """The length that a payload must have."""
+        return 0
+
+
+class Hello(Frame):
+    """Who is at this end; both ends say it first."""
+
+    type_number = 1
+
+    name: str = Field(max_length=253)
+    uid: str = Field(max_length=64)
+    role: Literal["prefill", "decode"]
+    group: str = Field(max_length=63)
+    model_digest: str = Field(max_length=64)
+    layout_digest: str = Field(max_length=64)
+    ranktable_digest: str = Field(max_length=64)
+    byte_order: Literal["little", "big"] = BYTE_ORDER
+
+
+class Fetch(Frame):
+    """Decode asks for a prompt's KV."""
+
+    type_number = 2
+
+    transfer_id: str = Field(max_length=64)
+    bearer: str = Field(max_length=64)
+    traceparent: str | None = Field(None, max_length=256)
+
+
+class TopLogprob(BaseModel):
+    """One of the likeliest tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: int
+    logprob: float
+
+
+class FirstLogprob(BaseModel):
+    """Log-probabilities of the first token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: int
+    logprob: float
+    top: tuple[TopLogprob, ...] = Field((), max_length=64)
+
+
+class KV(Frame):
+    """What Fetch asked for; the payload follows."""
+
+    type_number = 3
+
+    transfer_id: str = Field(max_length=64)
+    tokens: int = Field(ge=1, le=1 << 24)
+    layers: int = Field(ge=1, le=1 << 12)
+    kv_heads: int = Field(ge=1, le=1 << 12)
+    head_dim: int = Field(ge=1, le=1 << 12)
+    dtype: Literal["float32", "bfloat16", "float16"]
+    first_token: int = Field(ge=0, lt=1 << 32)
+    logprob: FirstLogprob | None = None
+    traceparent: str | None = Field(None, max_length=256)
+
+    @property
+    def shape(self) -> KVShape:
+        """The layout the header names."""
+        return KVShape(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, dtype=self.dtype)
+
+    @property
+    def payload_bytes(self) -> int:
+        """As the header's numbers say."""
+        return self.shape.bytes_for(self.tokens)
+
+
+class Release(Frame):
+    """Decode has the KV, or does not want it any more; prefill may use the slot."""
+
+    type_number = 4
+
+    transfer_id: str = Field(max_length=64)
+
+
+class Refusal(Frame):
+    """The other end says no; `reason` is one word for counters, `message` is for people."""
+
+    type_number = 5
+
+    reason: str = Field(max_length=64)
+    message: str = Field(max_length=1024)
+
+
+FRAMES: dict[int, type[Frame]] = {frame.type_number: frame for frame in (Hello, Fetch, KV, Release, Refusal)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """The fixed part of a frame, checked."""
+
+    frame: type[Frame]
+    header_bytes: int
+    payload_bytes: int
+
+
+def encode(frame: Frame) -> bytes:
+    """A frame's bytes up to its payload."""
+    header = frame.model_dump_json(exclude_none=True).encode()
+    if len(header) > MOST_HEADER_BYTES:
+        raise HeaderTooLarge(f"a {type(frame).__name__} header of {len(header)} bytes cannot be sent")
+    return PREFIX.pack(MAGIC, VERSION, frame.type_number, 0, len(header), frame.payload_bytes) + header
+
+
+def decode_prefix(raw: bytes) -> Prefix:
+    """Read the fixed part.
+
+    Raises:
+        WireError: it is not the beginning of a frame that may be read on.
+    """
+    if len(raw) != PREFIX.size:
+        raise Truncated(f"{len(raw)} of {PREFIX.size} bytes of a frame came")
+    magic, version, number, reserved, header_bytes, payload_bytes = PREFIX.unpack(raw)
+    if magic != MAGIC:
+        raise BadMagic(f"the peer began with {magic!r}; it does not speak the KV protocol")
+    if version != VERSION or reserved:
+        raise UnsupportedVersion(f"the peer speaks version {version} of the KV protocol, this is {VERSION}")
+    if number not in FRAMES:
+        raise UnknownFrame(f"frame type {number} does not exist in version {VERSION}")
+    if header_bytes > MOST_HEADER_BYTES:
+        raise HeaderTooLarge(f"a header of {header_bytes} bytes; the most is {MOST_HEADER_BYTES}")
+    if payload_bytes > (MOST_PAYLOAD_BYTES if FRAMES[number] is KV else 0):
+        raise BadPayload(f"a {FRAMES[number].__name__} frame claims {payload_bytes} bytes of payload")
+    return Prefix(frame=FRAMES[number], header_bytes=header_bytes, payload_bytes=payload_bytes)
+
+
+def decode_header(prefix: Prefix, raw: bytes) -> Frame:
+    """Read the header; its payload length is what the prefix said.
+
+    Raises:
+        WireError: the header is cut short, not this frame's, or speaks of another payload.
+    """
+    if len(raw) != prefix.header_bytes:
+        raise Truncated(f"{len(raw)} of {prefix.header_bytes} bytes of a header came")
+    try:
+        frame = prefix.frame.model_validate_json(raw)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise BadHeader(f"a {prefix.frame.__name__} header is wrong: {faults}") from error
+    if frame.payload_bytes != prefix.payload_bytes:
+        raise BadPayload(
+            f"a {prefix.frame.__name__} frame announces {prefix.payload_bytes} bytes; "
+            f"its header makes it {frame.payload_bytes}"
+        )
+    return frame
+
+
+def to_wire(logprob: Logprob | None) -> FirstLogprob | None:
+    """The first token's log-probabilities for a header."""
+    if logprob is None:
+        return None
+    top = tuple(TopLogprob(token=token, logprob=value) for token, value in logprob.top)
+    return FirstLogprob(token=logprob.token, logprob=logprob.logprob, top=top)
+
+
+def from_wire(logprob: FirstLogprob | None) -> Logprob | None:
+    """The first token's log-probabilities from a header."""
+    if logprob is None:
+        return None
+    top = tuple((one.token, one.logprob) for one in logprob.top)
+    return Logprob(token=logprob.token, logprob=logprob.logprob, top=top)

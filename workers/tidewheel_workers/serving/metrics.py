@@ -1,0 +1,126 @@
+"""Prometheus metrics of the workers: vLLM's names, which dashboards and autoscalers know, and our own of the KV transfer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# vLLM's boundaries
+_TTFT = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    20,
+    40,
+    80,
+    160,
+    640,
+    2560,
+)
+_ITL = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_TRANSFER = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class KVMetrics:
+    """One end of the KV transfer."""
+
+    def __init__(self, registry: CollectorRegistry, *, role: str) -> None:
+        labels = {"role": role}
+        self.seconds = Histogram(
+            "tidewheel_kv_transfer_seconds",
+            "Time of one prompt's KV transfer.",
+            ["role"],
+            registry=registry,
+            buckets=_TRANSFER,
+        ).labels(**labels)
+        self.bytes = Counter(
+            "tidewheel_kv_transfer_bytes", "Bytes of KV transferred.", ["role"], registry=registry
+        ).labels(**labels)
+        self.errors = Counter(
+            "tidewheel_kv_transfer_errors",
+            "KV connections dropped and transfers failed, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+
+    def observe(self, seconds: float, size: int) -> None:
+        """One transfer was done."""
+        self.seconds.observe(seconds)
+        self.bytes.inc(size)
+
+
+class WorkerMetrics:
+    """A prefill's or a decode's requests, under vLLM's names and labels."""
+
+    def __init__(self, registry: CollectorRegistry, *, model_name: str) -> None:
+        names = ("model_name", "engine")
+        values = (model_name, "0")
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, names, registry=registry, buckets=buckets).labels(*values)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, names, registry=registry).labels(*values)
+
+        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens computed.")
+        self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
+        self.ttft = histogram("vllm:time_to_first_token_seconds", "From arrival to the first token.", _TTFT)
+        self.itl = histogram("vllm:inter_token_latency_seconds", "Between two tokens of a request.", _ITL)
+        self.e2e = histogram("vllm:e2e_request_latency_seconds", "From arrival to the end.", _REQUEST)
+        self.prefill_seconds = histogram(
+            "vllm:request_prefill_time_seconds", "Computing the prompt.", _REQUEST
+        )
+        self.decode_seconds = histogram(
+            "vllm:request_decode_time_seconds", "From the first token to the last.", _REQUEST
+        )
+        self._success = Counter(
+            "vllm:request_success", "Requests done.", [*names, "finished_reason"], registry=registry
+        )
+        self._refused = Counter(
+            "tidewheel_requests_refused", "Requests not taken, by reason.", ["reason"], registry=registry
+        )
+        self._registry = registry
+        self._names, self._values = names, values
+
+    def watch(
+        self, *, running: Callable[[], float], waiting: Callable[[], float], kv_usage: Callable[[], float]
+    ) -> None:
+        """Read these gauges when someone asks for them."""
+        for name, text, read in (
+            ("vllm:num_requests_running", "Requests in the engine or holding a slot.", running),
+            ("vllm:num_requests_waiting", "Requests accepted and not yet in the engine.", waiting),
+            ("vllm:kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", kv_usage),
+        ):
+            Gauge(name, text, self._names, registry=self._registry).labels(*self._values).set_function(read)
+
+    def watch_slots(self, *, used: Callable[[], float], total: int) -> None:
+        """Read the slots when someone asks for them."""
+        slots = Gauge("tidewheel_slots", "Slots, by state.", ["state"], registry=self._registry)
+        slots.labels("used").set_function(used)
+        slots.labels("free").set_function(lambda: total - used())
+
+    def finished(self, reason: str) -> None:
+        """A request ended well, or by abort."""
+        self._success.labels(*self._values, reason).inc()
+
+    def refused(self, reason: str) -> None:
+        """A request was not taken."""
+        self._refused.labels(reason).inc()

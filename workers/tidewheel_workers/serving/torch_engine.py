@@ -1,0 +1,156 @@
+"""The built-in torch engine behind the servers' seam: the only serving module that imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tidewheel_workers.llm import engine as llm
+from tidewheel_workers.llm.device import DEVICES, Device, find_device, use_threads
+from tidewheel_workers.llm.kv import KVBlob, KVCache, KVLayout
+from tidewheel_workers.llm.loading import LoadedModel, load_model
+from tidewheel_workers.llm.sampling import SamplingParams, TokenLogprob
+from tidewheel_workers.serving.engine import (
+    EngineIdentity,
+    EngineLoad,
+    Generated,
+    KVShape,
+    Logprob,
+    Prefilled,
+    Sampling,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tidewheel_workers.serving.settings import WorkerSettings
+
+
+class TorchEngine:
+    """`llm.engine.Engine` as a `ServingEngine`: values are translated, nothing is decided."""
+
+    def __init__(self, loaded: LoadedModel, kv: KVCache, limits: llm.EngineLimits) -> None:
+        self._tokenizer = loaded.tokenizer
+        self._engine = llm.Engine(loaded.model, loaded.tokenizer, kv, limits)
+        self._layout = kv.layout
+        self.max_context = self._engine.max_context
+        self.identity = EngineIdentity(
+            model_digest=loaded.digest,
+            layout_digest=kv.layout.digest(),
+            kv=KVShape(
+                layers=kv.layout.layers,
+                kv_heads=kv.layout.kv_heads,
+                head_dim=kv.layout.head_dim,
+                dtype=kv.layout.dtype_name,
+            ),
+        )
+
+    @classmethod
+    def load_for(cls, settings: WorkerSettings) -> TorchEngine:
+        """The engine that a worker's settings ask for.
+
+        Raises:
+            ModelError: with the reason that the operator shows.
+        """
+        use_threads()
+        row = find_device(settings.device, _rows(settings))
+        device = torch.device(row.torch_device)
+        loaded = load_model(settings.model_source, device=device, dtype=row.dtype(settings.dtype))
+        layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
+        context = min(settings.max_context_tokens, loaded.model.config.max_positions)
+        # a prefill server exports each prompt before it computes the next
+        sequences = settings.slots if settings.role == "decode" else 1
+        kv = KVCache(layout, blocks=layout.blocks_for(context) * sequences, device=device)
+        return cls(loaded, kv, llm.EngineLimits(max_running=settings.slots, max_context=context))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """As in `ServingEngine`."""
+        return self._tokenizer.apply_chat_template(messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        """As in `ServingEngine`."""
+        return self._tokenizer.encode(text)
+
+    def token_text(self, token: int) -> str:
+        """As in `ServingEngine`."""
+        return self._tokenizer.token_text(token)
+
+    def prefill(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Prefilled:
+        """As in `ServingEngine`."""
+        result = self._engine.prefill(request_id, token_ids, _params(sampling))
+        try:
+            kv = self._engine.export(request_id).as_bytes()
+        finally:
+            self._engine.release(request_id)
+        return Prefilled(
+            first_token=result.first_token,
+            tokens=result.kv_tokens,
+            kv=kv,
+            logprob=_logprob(result.logprob),
+        )
+
+    def admit(
+        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
+    ) -> Generated:
+        """As in `ServingEngine`."""
+        first = computed.logprob
+        event = self._engine.admit(
+            request_id,
+            token_ids,
+            computed.first_token,
+            _params(sampling),
+            blob=KVBlob.from_bytes(self._layout, computed.tokens, computed.kv),
+            logprob=None
+            if first is None
+            else TokenLogprob(token=first.token, logprob=first.logprob, top=first.top),
+        )
+        return _generated(event)
+
+    def step(self) -> list[Generated]:
+        """As in `ServingEngine`."""
+        return [_generated(event) for event in self._engine.step()]
+
+    def abort(self, request_id: str) -> None:
+        """As in `ServingEngine`."""
+        self._engine.abort(request_id)
+
+    def load(self) -> EngineLoad:
+        """As in `ServingEngine`."""
+        stats = self._engine.stats()
+        return EngineLoad(running=stats.running, kv_usage=stats.kv_usage)
+
+
+def _rows(settings: WorkerSettings) -> tuple[Device, ...]:
+    """The known devices, and the one that the operator's table adds by naming torch's module for it."""
+    if settings.device_module is None or any(row.name == settings.device for row in DEVICES):
+        return DEVICES
+    added = Device(
+        name=settings.device,
+        torch_device=settings.device,
+        backend_module=settings.device_module,
+        default_dtype=torch.bfloat16,
+    )
+    return (*DEVICES, added)
+
+
+def _params(sampling: Sampling) -> SamplingParams:
+    return SamplingParams(**asdict(sampling))
+
+
+def _logprob(logprob: TokenLogprob | None) -> Logprob | None:
+    if logprob is None:
+        return None
+    return Logprob(token=logprob.token, logprob=logprob.logprob, top=logprob.top)
+
+
+def _generated(event: llm.TokenEvent) -> Generated:
+    return Generated(
+        request_id=event.request_id,
+        token=event.token,
+        text=event.text,
+        output_tokens=event.output_tokens,
+        finish_reason=event.finish_reason,
+        logprob=_logprob(event.logprob),
+    )

@@ -1,0 +1,188 @@
+"""What prefill and decode servers have in common: loading the engine, the group's peers, health, and reading requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from tidewheel.api.reasons import Reason
+from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong
+from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop
+from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
+from tidewheel_workers.serving.http_server import read_body
+from tidewheel_workers.serving.membership import Membership
+from tidewheel_workers.serving.metrics import KVMetrics, WorkerMetrics
+from tidewheel_workers.serving.openai_answers import models
+from tidewheel_workers.serving.openai_api import (
+    CHAT,
+    COMPLETIONS,
+    ChatRequest,
+    CompletionRequest,
+    read_json_object,
+    read_request,
+    refuse_unsupported,
+)
+from tidewheel_workers.serving.peers import Peers
+from tidewheel_workers.serving.service import Readiness
+from tidewheel_workers.serving.slots import Slots
+from tidewheel_workers.serving.stand_in import SCHEME, StandInEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidewheel_workers.serving.engine import ServingEngine
+    from tidewheel_workers.serving.kv_client import KVClient
+    from tidewheel_workers.serving.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Worker(ABC):
+    """The base of both roles; a subclass answers requests and brings its end of the KV transfer."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings: WorkerSettings = settings
+        self.registry = CollectorRegistry()
+        self.slots = Slots(settings.slots)
+        self.metrics = WorkerMetrics(self.registry, model_name=settings.model_name)
+        self.kv_metrics = KVMetrics(self.registry, role=settings.role)
+        self.metrics.watch_slots(used=lambda: self.slots.used, total=settings.slots)
+        self.engine: EngineLoop | None = None
+        self.peers: Peers | None = None
+        self.is_draining = False
+        self._created = int(time.time())
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """As in `Service`."""
+        return (
+            web.post(CHAT, self.complete),
+            web.post(COMPLETIONS, self.complete),
+            web.get("/v1/models", self._models),
+        )
+
+    @abstractmethod
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request to one of the two endpoints."""
+
+    @abstractmethod
+    def connect(self, engine: ServingEngine, membership: Membership) -> KVClient | None:
+        """Set up this role's end of the KV transfer; a client holds connections to the peers."""
+
+    async def start(self, fail: Callable[[BaseException], None]) -> None:
+        """As in `Service`: load, then hold the group together until cancelled.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        began = time.monotonic()
+        engine = await asyncio.to_thread(_load, self.settings)
+        log.info("loaded %s in %.1f s", self.settings.model_source, time.monotonic() - began)
+        self.engine = EngineLoop(engine, on_failure=fail)
+        membership = Membership(self.settings, engine.identity)
+        self.peers = Peers(
+            membership,
+            self.settings.ranks_file,
+            client=self.connect(engine, membership),
+            timeout_seconds=self.settings.peer_timeout_seconds,
+        )
+        await self.peers.run()
+
+    def readiness(self) -> Readiness:
+        """As in `Service`."""
+        if self.is_draining:
+            return Readiness(is_ready=False, reason="Draining", message="running requests finish")
+        if self.peers is None:
+            return Readiness(
+                is_ready=False, reason=Reason.STARTING, message=f"loading {self.settings.model_source}"
+            )
+        membership = self.peers.membership
+        return Readiness(
+            is_ready=membership.is_ready,
+            reason=Reason.SERVING if membership.is_ready else self.peers.reason,
+            message=membership.explanation,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """As in `Service`."""
+        return self.engine is None or self.engine.is_alive
+
+    def begin_drain(self) -> None:
+        """As in `Service`."""
+        self.is_draining = True
+
+    @property
+    def unfinished(self) -> int:
+        """As in `Service`."""
+        return self.slots.used
+
+    async def close(self) -> None:
+        """As in `Service`."""
+        if self.engine is not None:
+            await self.engine.stop()
+
+    async def read(self, request: web.Request) -> tuple[EngineLoop, ChatRequest | CompletionRequest]:
+        """The engine and a request that it can serve.
+
+        Raises:
+            ApiError: this server serves nobody now, or the request is at fault.
+        """
+        if self.engine is None or self.is_draining:
+            raise unavailable(
+                "not_ready", "this server is draining" if self.is_draining else "the model is loading"
+            )
+        body = read_json_object(await read_body(request))
+        parsed = read_request(request.path, body, served_model=self.settings.model_name)
+        refuse_unsupported(body)
+        return self.engine, parsed
+
+    async def encode(self, engine: EngineLoop, parsed: ChatRequest | CompletionRequest) -> list[int]:
+        """The request's tokens, not computed on the event loop: a long text takes its time."""
+
+        def work() -> list[int]:
+            if isinstance(parsed, ChatRequest):
+                return engine.engine.encode_chat([message.to_template() for message in parsed.messages])
+            prompt = parsed.the_prompt
+            return engine.engine.encode_text(prompt) if isinstance(prompt, str) else list(prompt)
+
+        return await asyncio.to_thread(work)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        context = self.engine.engine.max_context if self.engine is not None else None
+        return web.json_response(models(self.settings.model_name, created=self._created, max_context=context))
+
+
+def translate(error: Exception, *, max_context: int) -> ApiError:
+    """What the engine refused, for the client."""
+    match error:
+        case PromptTooLong():
+            return invalid(
+                "context_length_exceeded",
+                f"this model's maximum context length is {max_context} tokens, and {error}",
+                "messages",
+            )
+        case InvalidRequest():
+            return invalid("invalid_value", str(error))
+        case NoCapacity():
+            return busy(str(error))
+        case EngineFailed():
+            return unavailable("engine_failed", str(error))
+        case _:
+            raise error
+
+
+def _load(settings: WorkerSettings) -> ServingEngine:
+    if settings.model_source.startswith(SCHEME):
+        return StandInEngine.from_source(
+            settings.model_source, max_context=settings.max_context_tokens, slots=settings.slots
+        )
+    # torch is slow to import, and the probes are answered meanwhile
+    from tidewheel_workers.serving.torch_engine import TorchEngine
+
+    return TorchEngine.load_for(settings)
