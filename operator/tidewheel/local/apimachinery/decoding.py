@@ -211,14 +211,14 @@ def _zero_struct(schema: Schema) -> Manifest:
 
 
 def _reader(schema: Schema) -> _Reader:
+    if schema.name in _NESTED_SCHEMAS:
+        return _nested_schema
     if schema.preserves_unknown:
         return _anything
     if schema.is_quantity:
         return _quantity
     if schema.is_int_or_string:
         return _int_or_string
-    if schema.name in _NESTED_SCHEMAS:
-        return _nested_schema
     if schema.name == "Time":
         return _time
     if schema.name == "MicroTime":

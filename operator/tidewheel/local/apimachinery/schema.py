@@ -11,10 +11,11 @@ from typing import Any, Final
 _REF: Final = "#/$defs/"
 _DEFINITIONS: Final = "kubernetes-json-schema/v1.36.0-local/_definitions.json"
 _OBJECT_META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
-_QUANTITY: Final = "io.k8s.apimachinery.pkg.api.resource.Quantity"
-_INT_OR_STRING: Final = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
+_SCHEMA_PROPS: Final = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps"
 # Definitions without properties that hold whatever JSON they are given.
 _FREE_FORM: Final = frozenset({"RawExtension", "FieldsV1", "JSON", "Patch"})
+# Definitions that hold a schema, or sometimes something simpler: a boolean or a list.
+_SCHEMA_OR: Final = frozenset({"JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"})
 # The published OpenAPI leaves defaults out, but keyed lists need those of their keys to name an item that omits one.
 _KEY_DEFAULTS: Final = {"protocol": "TCP"}
 
@@ -164,6 +165,8 @@ def _node(raw: Mapping[str, Any]) -> Schema:
         return Schema(raw)
     full = reference.removeprefix(_REF)
     short = full.rpartition(".")[2]
+    if short in _SCHEMA_OR:
+        return Schema(_definitions()[_SCHEMA_PROPS], short)
     if raw.keys() <= {"$ref", "description"}:
         return definition(short, full)
     return Schema({**_definitions()[full], **raw}, short)
