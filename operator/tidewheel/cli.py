@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +37,55 @@ def docs(*, check: bool) -> None:
     from tidewheel.generated import reference_files, write_or_check
 
     _finish(write_or_check(reference_files(), check=check), "tidewheel docs")
+
+
+@main.command()
+@click.option("--kubeconfig", type=_EXISTING, help="The cluster; otherwise $KUBECONFIG or the pod's own.")
+@click.option(
+    "--namespace", "namespaces", multiple=True, help="Look after this namespace only; may be repeated."
+)
+@click.option("--worker-image", help="The image of pods whose spec names none.")
+@click.option(
+    "--accelerators", type=_EXISTING, help="A YAML list of accelerator rows instead of the built-in ones."
+)
+@click.option("--leader-election/--no-leader-election", default=True, show_default=True)
+@click.option(
+    "--lease-namespace", help="Where the election's Lease is; otherwise the operator's own namespace."
+)
+@click.option("--lease-name", default="tidewheel-operator", show_default=True)
+@click.option("--concurrency", type=int, default=8, show_default=True, help="Objects reconciled at a time.")
+@click.option(
+    "--resync-seconds", type=float, default=600, show_default=True, help="How often all are looked at."
+)
+@click.option("--health-address", help="HOST:PORT of /healthz and /readyz.")
+@click.option("--metrics-address", help="HOST:PORT of /metrics.")
+@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
+@click.option("--log-level", default="info", show_default=True)
+def operator(
+    *,
+    lease_namespace: str | None,
+    lease_name: str,
+    health_address: str | None,
+    metrics_address: str | None,
+    **options: Any,
+) -> None:
+    """Reconcile the cluster's PDServices until SIGTERM."""
+    from pydantic import ValidationError
+
+    from tidewheel.controllers.operator import run
+    from tidewheel.controllers.settings import Address, LeaseSettings, OperatorSettings
+    from tidewheel.kube.connection import NoConnection
+
+    try:
+        settings = OperatorSettings(
+            lease=LeaseSettings(namespace=lease_namespace, name=lease_name),
+            health_address=Address.parse(health_address) if health_address else None,
+            metrics_address=Address.parse(metrics_address) if metrics_address else None,
+            **options,
+        )
+        sys.exit(run(settings))
+    except (NoConnection, ValidationError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _finish(stale: list[Path], command: str) -> None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opentelemetry import metrics, trace
+from opentelemetry.metrics import Meter, set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer, set_tracer_provider
 
 from tidewheel.telemetry.context import (
     context_from_environment,
@@ -53,11 +54,11 @@ class Telemetry:
     tracer_provider: TracerProvider
     meter_provider: MeterProvider
 
-    def tracer(self, name: str) -> trace.Tracer:
+    def tracer(self, name: str) -> Tracer:
         """A tracer of this process's provider, also where it is not the global one."""
         return self.tracer_provider.get_tracer(name)
 
-    def meter(self, name: str) -> metrics.Meter:
+    def meter(self, name: str) -> Meter:
         """A meter of this process's provider, also where it is not the global one."""
         return self.meter_provider.get_meter(name)
 
@@ -111,6 +112,6 @@ def configure(
         meter_provider=configure_metrics(service_name, attributes),
     )
     if register:
-        trace.set_tracer_provider(telemetry.tracer_provider)
-        metrics.set_meter_provider(telemetry.meter_provider)
+        set_tracer_provider(telemetry.tracer_provider)
+        set_meter_provider(telemetry.meter_provider)
     return telemetry
