@@ -37,7 +37,13 @@ GADGET_CRD: dict[str, Any] = {
     "spec": {
         "group": "test.example.com",
         "scope": "Namespaced",
-        "names": {"plural": "gadgets", "singular": "gadget", "kind": "Gadget", "shortNames": ["gd"], "categories": ["toys"]},
+        "names": {
+            "plural": "gadgets",
+            "singular": "gadget",
+            "kind": "Gadget",
+            "shortNames": ["gd"],
+            "categories": ["toys"],
+        },
         "versions": [
             {
                 "name": "v1",
@@ -56,7 +62,12 @@ GADGET_CRD: dict[str, Any] = {
                                 "type": "object",
                                 "description": "spec is what the gadget shall be.",
                                 "properties": {
-                                    "size": {"type": "integer", "minimum": 0, "default": 1, "description": "size is its size."},
+                                    "size": {
+                                        "type": "integer",
+                                        "minimum": 0,
+                                        "default": 1,
+                                        "description": "size is its size.",
+                                    },
                                     "colour": {"type": "string", "enum": ["red", "blue"], "default": "red"},
                                 },
                             },
@@ -107,7 +118,13 @@ class Client:
         self.session = session
 
     async def ask(
-        self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **headers: str
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str = "application/json",
+        **headers: str,
     ) -> tuple[int, Any]:
         payload = None if body is None else body if isinstance(body, bytes) else json.dumps(body)
         asked = {"Content-Type": content_type, "User-Agent": "test", **headers}
@@ -127,7 +144,9 @@ class Client:
         metadata = {"name": name, **parts.pop("metadata", {})}
         return await self.ok("POST", path, {"metadata": metadata, **parts})
 
-    async def create_pod(self, name: str, *, labels: dict[str, str] | None = None, node: str = "", **metadata: Any) -> Any:
+    async def create_pod(
+        self, name: str, *, labels: dict[str, str] | None = None, node: str = "", **metadata: Any
+    ) -> Any:
         spec = {"containers": [{"name": "main", "image": "none"}]}
         pod = await self.create(PODS, name, metadata={"labels": labels or {}, **metadata}, spec=spec)
         if node:
@@ -135,12 +154,17 @@ class Client:
         return pod
 
     async def create_gadget(self, name: str, **metadata: Any) -> Any:
-        gadget = {"apiVersion": "test.example.com/v1", "kind": "Gadget", "metadata": {"name": name, **metadata}, "spec": {}}
+        gadget = {
+            "apiVersion": "test.example.com/v1",
+            "kind": "Gadget",
+            "metadata": {"name": name, **metadata},
+            "spec": {},
+        }
         return await self.ok("POST", GADGETS, gadget)
 
     async def gone(self, path: str) -> None:
         """Wait until there is nothing at a path."""
-        while (await self.ask("GET", path))[0] != 404:
+        while (await self.ask("GET", path))[0] != 404:  # noqa: ASYNC110 - the server is asked, not this loop
             await asyncio.sleep(0.005)
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ USER_AGENT = "python-requests/2.32"
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 AGE = re.compile(r"\d+[smhd]")
+GENERATED = re.compile(r"\bgen-[a-z0-9]{5}\b")
 ACCOUNT_VOLUME = "kube-api-access-"
 
 
@@ -217,7 +218,7 @@ def comparable(value: Any, key: str = "") -> Any:
     if key == "cells" and AGE.fullmatch(value):
         return "<age>"
     value = re.sub(r"(too old resource version: \d+) \(\d+\)", r"\1 (<version>)", value)
-    return TIME.sub("<time>", UID.sub("<uid>", value))
+    return TIME.sub("<time>", UID.sub("<uid>", GENERATED.sub("<generated>", value)))
 
 
 def _comparable_object(value: dict[str, Any]) -> dict[str, Any]:
@@ -231,8 +232,6 @@ def _comparable_object(value: dict[str, Any]) -> dict[str, Any]:
             "details": details,
         }
     shown = {UID.sub("<uid>", name): comparable(inner, name) for name, inner in value.items()}
-    if "generateName" in value and str(value.get("name", "")).startswith(value["generateName"]):
-        shown["name"] = "<generated>"
     managers = shown.get("managedFields")
     if managers and any(str(one.get("manager")).startswith("kube-") for one in managers):
         # Entries of one moment stand in the order of their managers, and the recorded ones carry an "x-" in front.

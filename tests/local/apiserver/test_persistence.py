@@ -34,7 +34,12 @@ async def test_collection_goes_on_after_a_restart(tmp_path: Path):
     async with serving(data=tmp_path / "state.db") as before:
         await before.ok("POST", CRDS, GADGET_CRD)
         owner = await before.create_gadget("owner")
-        reference = {"apiVersion": "test.example.com/v1", "kind": "Gadget", "name": "owner", "uid": owner["metadata"]["uid"]}
+        reference = {
+            "apiVersion": "test.example.com/v1",
+            "kind": "Gadget",
+            "name": "owner",
+            "uid": owner["metadata"]["uid"],
+        }
         # The last moment of a server that dies between the delete of the owner and the collection of its dependents.
         store = before.server.store
         await before.create(CONFIG_MAPS, "child", metadata={"ownerReferences": [reference]})

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-
 from tests.local.apiserver.conftest import ServerThread
 from tests.local.apiserver.recorded import Answer, Exchange, Identities, comparable, exchanges, replay
 
@@ -25,7 +24,52 @@ class Difference:
     reason: str
 
 
-DIFFERENCES: tuple[Difference, ...] = ()
+SCHEDULER = "managedFields/manager=kube-scheduler"
+
+DIFFERENCES: tuple[Difference, ...] = (
+    Difference(
+        file="discovery",
+        steps=(0,),
+        paths=("gitVersion", "gitCommit", "goVersion", "compiler"),
+        reason="a client can see that it does not talk to the real kube-apiserver",
+    ),
+    Difference(
+        file="apply",
+        steps=(12,),
+        paths=(f"metadata/{SCHEDULER}", "status/conditions"),
+        reason="no scheduler runs in this test; the recorded one had said that there is no node",
+    ),
+    Difference(
+        file="pods",
+        steps=(4,),
+        paths=(f"items/*/metadata/{SCHEDULER}",),
+        reason="no scheduler runs in this test; the recorded one owned the condition that the binding replaced",
+    ),
+    Difference(
+        file="pods",
+        steps=(5, 7, 8, 12, 13, 14),
+        paths=(f"metadata/{SCHEDULER}",),
+        reason="no scheduler runs in this test; the recorded one owned the condition that the binding replaced",
+    ),
+    Difference(
+        file="pods",
+        steps=(6,),
+        paths=(f"rows/*/object/metadata/{SCHEDULER}",),
+        reason="no scheduler runs in this test; the recorded one owned the condition that the binding replaced",
+    ),
+    Difference(
+        file="pods",
+        steps=(19,),
+        paths=(f"metadata/{SCHEDULER}", "status/conditions"),
+        reason="no scheduler runs in this test; the recorded one had said that there is no node",
+    ),
+    Difference(
+        file="pods",
+        steps=(25,),
+        paths=("metadata/annotations", "metadata/managedFields/manager=kube-controller-manager"),
+        reason="kube-controller-manager notes in each node how long kubelets may keep Secrets; no kubelet is here",
+    ),
+)
 
 EXCHANGES = exchanges()
 

@@ -9,8 +9,15 @@ import pytest
 from tidewheel.local.apiserver.store import Expired, Store
 
 
-def thing(name: str, *, namespace: str = "ns", labels: dict[str, str] | None = None, value: int = 0) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"name": name, "namespace": namespace, "uid": f"uid-{namespace}-{name}", "labels": labels or {}}
+def thing(
+    name: str, *, namespace: str = "ns", labels: dict[str, str] | None = None, value: int = 0
+) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"uid-{namespace}-{name}",
+        "labels": labels or {},
+    }
     return {"apiVersion": "v1", "kind": "Thing", "metadata": metadata, "value": value}
 
 
@@ -110,7 +117,9 @@ async def test_a_client_that_never_reads_is_cut_off():
 def test_dependents_are_found_by_the_uid_of_their_owner():
     store = Store()
     child = thing("child")
-    child["metadata"]["ownerReferences"] = [{"uid": "owner", "kind": "Thing", "name": "o", "apiVersion": "v1"}]
+    child["metadata"]["ownerReferences"] = [
+        {"uid": "owner", "kind": "Thing", "name": "o", "apiVersion": "v1"}
+    ]
     store.put("things", child)
     assert [item.key[1] for _, item in store.dependents("owner")] == ["child"]
     store.put("things", thing("child"))

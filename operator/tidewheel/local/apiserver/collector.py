@@ -9,6 +9,7 @@ from typing import Any
 
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
+from tidewheel.local.apiserver.lookups import is_terminating
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.store import Change, Item, Key, Store
 from tidewheel.local.apiserver.writes import Writer
@@ -96,7 +97,7 @@ class Collector:
 
     def _is_terminating(self, namespace: str) -> bool:
         found = self._store.get("namespaces", "", namespace)
-        return found is not None and found.fields.get("status.phase") == "Terminating"
+        return found is not None and is_terminating(found)
 
     def _step(self, place: Place) -> None:
         storage, key = place
@@ -183,11 +184,9 @@ class Collector:
     def _empty_definition(self, resource: Resource, definition: Item) -> None:
         storage = definition.key[1]
         kind = self._writer.registry.of_storage(storage)
-        left = False
-        for item in list(self._store.collection(storage).select()) if kind is not None else ():
-            assert kind is not None
-            left = not self._delete(kind, item, "Background") or left
-        if not left:
+        items = [] if kind is None else list(self._store.collection(storage).select())
+        gone = [self._delete(kind, item, "Background") for item in items if kind is not None]
+        if all(gone):
             self._drop_finalizer(resource, definition, CLEANUP_FINALIZER)
 
     def _delete(self, resource: Resource, item: Item, propagation: str) -> bool:

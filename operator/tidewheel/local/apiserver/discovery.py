@@ -61,7 +61,10 @@ def resource_list(registry: Registry, group: str, version: str) -> Manifest | No
     for resource in resources:
         shown.append(_resource(resource))
         shown.extend(_subresource(resource, below) for below in resource.subresources)
-    group_version = f"{group}/{version}" if group else version
+    if not group:
+        # The oldest document of the API never learnt to say its own version.
+        return {"kind": "APIResourceList", "groupVersion": version, "resources": shown}
+    group_version = f"{group}/{version}"
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": shown}
 
 

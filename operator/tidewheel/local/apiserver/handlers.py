@@ -15,13 +15,13 @@ from tidewheel.local.apimachinery import patching
 from tidewheel.local.apiserver import discovery, errors, subresources
 from tidewheel.local.apiserver.conversion import presented, presented_object
 from tidewheel.local.apiserver.deletion import DeleteOptions, delete, delete_options, success
-from tidewheel.local.apiserver.encoding import dumps, encode_list
+from tidewheel.local.apiserver.encoding import dumps
 from tidewheel.local.apiserver.errors import ApiError
 from tidewheel.local.apiserver.logs import LogFetcher, answer_logs
 from tidewheel.local.apiserver.negotiation import Form, preferred
 from tidewheel.local.apiserver.openapi import OpenApi
 from tidewheel.local.apiserver.reads import answer_object, list_objects, selection
-from tidewheel.local.apiserver.registry import Resource
+from tidewheel.local.apiserver.registry import Resource, Subresource
 from tidewheel.local.apiserver.requests import (
     APPLY_PATCH,
     BUILTIN_PATCHES,
@@ -121,7 +121,7 @@ class Handlers:
     async def _resource(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource = target.resource
         if target.subresource is not None and target.subresource.name != "status":
-            return await self._subresource(request, target)
+            return await self._subresource(request, target, target.subresource)
         match request.method:
             case "GET" | "HEAD":
                 return await self._read(request, target)
@@ -236,9 +236,9 @@ class Handlers:
 
     # Subresources
 
-    async def _subresource(self, request: web.Request, target: Target) -> web.StreamResponse:
-        below = target.subresource
-        assert below is not None
+    async def _subresource(
+        self, request: web.Request, target: Target, below: Subresource
+    ) -> web.StreamResponse:
         verb = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(
             request.method
         )
@@ -285,7 +285,7 @@ class Handlers:
                 raise errors.unsupported_media_type((JSON_PATCH, MERGE_PATCH))
             # A Scale has no lists, so a strategic patch is a merge patch.
             change = _patch_function(
-                MERGE_PATCH if kind == STRATEGIC_PATCH else kind, await read_patch(request), None
+                MERGE_PATCH if kind == STRATEGIC_PATCH else kind, await read_patch(request), target.resource
             )
         return _json(subresources.write_scale(self.writer, target, change, write_options(request)))
 
@@ -302,12 +302,11 @@ def _below(target: Target) -> str:
     return target.subresource.name if target.subresource is not None else ""
 
 
-def _patch_function(kind: str, patch: Any, resource: Resource | None) -> Callable[[Manifest], Manifest]:
+def _patch_function(kind: str, patch: Any, resource: Resource) -> Callable[[Manifest], Manifest]:
     if kind == JSON_PATCH:
         return lambda obj: patching.json_patch(obj, patch)
     if kind == MERGE_PATCH:
         return lambda obj: patching.merge_patch(obj, patch)
-    assert resource is not None
     return lambda obj: patching.strategic_merge_patch(obj, patch, resource.schema)
 
 
@@ -332,6 +331,3 @@ def _json(
     return web.Response(
         body=dumps(value), status=status, headers={**(headers or {}), "Content-Type": content_type}
     )
-
-
-__all__ = ["Handlers", "encode_list"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tidewheel.local.apiserver import errors
 from tidewheel.local.apiserver.registry import Resource
-from tidewheel.local.apiserver.store import Store
+from tidewheel.local.apiserver.store import Item, Store
 
 Manifest = dict[str, Any]
 
@@ -24,7 +24,7 @@ def check_namespace(store: Store, resource: Resource, namespace: str, name: str)
     if found is None:
         details = {"name": namespace, "kind": "namespaces"}
         raise errors.ApiError(404, "NotFound", f'namespaces "{namespace}" not found', details=details)
-    if found.fields.get("status.phase") == "Terminating":
+    if is_terminating(found):
         raise errors.forbidden(
             resource,
             name,
@@ -37,6 +37,11 @@ def check_namespace(store: Store, resource: Resource, namespace: str, name: str)
         )
 
 
+def is_terminating(namespace: Item) -> bool:
+    """Whether a namespace is on its way out."""
+    return bool((namespace.fields.get("status") or {}).get("phase") == "Terminating")
+
+
 def admit(store: Store, resource: Resource, obj: Manifest) -> None:
     """Fill in what a new object takes from others.
 
@@ -47,8 +52,10 @@ def admit(store: Store, resource: Resource, obj: Manifest) -> None:
         _admit_pod(store, resource, obj)
 
 
-def follow_readiness(node: Manifest) -> None:
+def follow_readiness(resource: Resource, node: Manifest) -> None:
     """Keep the not-ready taint of a node in step with its Ready condition, as the node lifecycle controller does."""
+    if resource.storage != "nodes":
+        return
     conditions = (node.get("status") or {}).get("conditions") or []
     ready = next((one["status"] for one in conditions if one.get("type") == "Ready"), None)
     if ready is None:

@@ -51,7 +51,7 @@ class OpenApi:
         if not resources:
             return None
         if place not in self._documents:
-            self._documents[place] = dumps(_document(group, version, resources))
+            self._documents[place] = dumps(_document(resources))
         return self._documents[place]
 
     def _hash(self, group: str, version: str) -> str:
@@ -68,7 +68,7 @@ def _place(group: str, version: str) -> str:
     return f"apis/{group}/{version}" if group else f"api/{version}"
 
 
-def _document(group: str, version: str, resources: list[Resource]) -> Manifest:
+def _document(resources: list[Resource]) -> Manifest:
     schemas: Manifest = {}
     paths: Manifest = {}
     for resource in resources:
@@ -117,7 +117,7 @@ def _closure(roots: Manifest) -> Manifest:
         if name in done:
             continue
         if raw == {"$ref": DEFS + name}:
-            raw = definitions[name]  # noqa: PLW2901 - a root that is a built-in definition itself
+            raw = definitions[name]
         done[name] = _converted(raw)
         todo.extend((found, definitions[found]) for found in _references(raw) if found not in done)
     return dict(sorted(done.items()))
@@ -227,7 +227,7 @@ def _operation(resource: Resource, name: str, verb: str) -> Manifest:
         if verb == "patch":
             operation["parameters"].append(_parameter("force", "boolean"))
             types = [*PATCHES] if resource.custom else [*PATCHES, STRATEGIC]
-        operation["requestBody"] = {"content": {one: schema for one in types}}
+        operation["requestBody"] = {"content": dict.fromkeys(types, schema)}
     return operation
 
 

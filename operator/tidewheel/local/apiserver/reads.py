@@ -17,8 +17,9 @@ from tidewheel.local.apiserver.encoding import dumps, encode_list, encode_object
 from tidewheel.local.apiserver.negotiation import Form
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import seconds
+from tidewheel.local.apiserver.shaping import gvk_of
 from tidewheel.local.apiserver.store import Expired, Item, Store
-from tidewheel.local.apiserver.writes import Clock, gvk_of
+from tidewheel.local.apiserver.writes import Clock
 
 Manifest = dict[str, Any]
 
@@ -50,10 +51,8 @@ def selection(resource: Resource, namespace: str, query: Mapping[str, str], name
     label_text, field_text = query.get("labelSelector", ""), query.get("fieldSelector", "")
     try:
         labels = selectors.parse_label_selector(label_text)
-        supported = resource.selectable or ()
-        fields = selectors.parse_field_selector(
-            field_text, (*selectors.supported_fields(gvk_of(resource)), *supported)
-        )
+        supported = selectors.supported_fields(gvk_of(resource), resource.selectable)
+        fields = selectors.parse_field_selector(field_text, supported)
     except BadRequest as error:
         raise errors.bad_request(str(error)) from None
     wanted_namespace = namespace if resource.namespaced and namespace else None
@@ -70,7 +69,11 @@ def selection(resource: Resource, namespace: str, query: Mapping[str, str], name
     return Selection(
         namespace=wanted_namespace,
         name=name or None,
-        pairs=labels.required_pairs,
+        pairs=tuple(
+            (one.key, one.values[0])
+            for one in labels.requirements
+            if one.operator == "In" and len(one.values) == 1
+        ),
         wants=wants,
         is_everything=not (label_text or field_text or name),
     )
@@ -81,7 +84,7 @@ def answer_object(
 ) -> bytes:
     """One object in the form that the client wants; objects of subresources are only ever themselves."""
     if form.is_table:
-        return dumps(_table(resource, [obj], query, clock, obj["metadata"].get("resourceVersion", "")))
+        return _table(resource, [obj], query, clock)
     if form.is_metadata:
         return dumps(_metadata_only(obj))
     return encode_object(obj)
@@ -99,9 +102,7 @@ def list_objects(
     page = _page(store, resource, chosen, query)
     if form.is_table:
         objects = [presented_object(resource, item) for item in page.items]
-        table = _table(resource, objects, query, clock, str(page.version))
-        table["metadata"] = page.metadata(custom=False)
-        return dumps(table)
+        return _table(resource, objects, query, clock, metadata=page.metadata(custom=False))
     metadata = page.metadata(custom=resource.custom)
     if form.is_metadata:
         parts = [dumps(_metadata_only(presented_object(resource, item))) for item in page.items]
@@ -109,11 +110,12 @@ def list_objects(
     return encode_list(resource.list_kind, resource.api_version, metadata, _items(resource, page.items))
 
 
-def event_object(resource: Resource, item: Item, form: Form, query: Mapping[str, str], clock: Clock) -> bytes:
-    """The object of a watch event in the form that the client wants."""
+def event_object(
+    resource: Resource, item: Item, form: Form, query: Mapping[str, str], clock: Clock, *, is_first: bool
+) -> bytes:
+    """The object of a watch event in the form that the client wants; only the first table describes its columns."""
     if form.is_table:
-        obj = presented_object(resource, item)
-        return dumps(_table(resource, [obj], query, clock, obj["metadata"]["resourceVersion"]))
+        return _table(resource, [presented_object(resource, item)], query, clock, with_definitions=is_first)
     if form.is_metadata:
         return dumps(_metadata_only(presented_object(resource, item)))
     return presented(resource, item)
@@ -197,14 +199,22 @@ def _metadata_only(obj: Manifest) -> Manifest:
 
 
 def _table(
-    resource: Resource, objects: list[Manifest], query: Mapping[str, str], clock: Clock, version: str
-) -> Manifest:
-    table = tables.table(
-        objects,
-        gvk=gvk_of(resource),
-        now=clock(),
-        columns=resource.printer_columns if resource.custom else None,
-        include_object=query.get("includeObject") or "Metadata",
+    resource: Resource,
+    objects: list[Manifest],
+    query: Mapping[str, str],
+    clock: Clock,
+    *,
+    metadata: Manifest | None = None,
+    with_definitions: bool = True,
+) -> bytes:
+    return dumps(
+        tables.table(
+            objects,
+            gvk=gvk_of(resource),
+            now=clock(),
+            columns=resource.printer_columns if resource.custom else None,
+            include_object=query.get("includeObject") or "Metadata",
+            list_metadata=metadata,
+            with_definitions=with_definitions,
+        )
     )
-    table["metadata"] = {"resourceVersion": version}
-    return table

@@ -122,6 +122,14 @@ class Registry:
         """The resource behind a path, or None."""
         return self._resources.get((group, version, plural))
 
+    def builtin(self, plural: str, group: str = "") -> Resource:
+        """A resource that every cluster has, in version v1.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        return self._resources[group, "v1", plural]
+
     def of_kind(self, api_version: str, kind: str) -> Resource | None:
         """The resource that an ownerReference or a manifest names, or None."""
         group, _, version = api_version.rpartition("/")

@@ -259,6 +259,19 @@ def check_namespace_of(resource: Resource, metadata: Manifest, namespace: str) -
     metadata["namespace"] = namespace
 
 
+def check_name_of(metadata: Manifest, name: str) -> None:
+    """Give an object the name of its path.
+
+    Raises:
+        ApiError: 400 when it has another one.
+    """
+    if (metadata.get("name") or name) != name:
+        raise bad_request(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})"
+        )
+    metadata["name"] = name
+
+
 def _yaml(raw: bytes) -> Any:
     try:
         return yaml.load(raw, Loader=_JsonLoader)  # noqa: S506 - a SafeLoader without timestamps

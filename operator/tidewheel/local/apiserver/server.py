@@ -25,9 +25,10 @@ from tidewheel.local.apiserver.openapi import OpenApi
 from tidewheel.local.apiserver.registry import Registry
 from tidewheel.local.apiserver.requests import Body, WriteOptions
 from tidewheel.local.apiserver.services import SERVICE_RANGE, ServiceAddresses
+from tidewheel.local.apiserver.shaping import gvk_of
 from tidewheel.local.apiserver.sqlite import SqliteJournal
 from tidewheel.local.apiserver.store import Change, Store
-from tidewheel.local.apiserver.writes import Clock, Writer, gvk_of
+from tidewheel.local.apiserver.writes import Clock, Writer
 
 Manifest = dict[str, Any]
 Faults = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -64,9 +65,10 @@ class ApiServer:
         self._faults = faults
         self._fields: dict[str, tuple[str, ...]] = {}
         self.registry = Registry(_with_schema())
+        self._definitions = self.registry.builtin("customresourcedefinitions", "apiextensions.k8s.io")
         journal = SqliteJournal(data) if data is not None else None
         for resource in self.registry.stored():
-            self._fields[resource.storage] = tuple(selectors.supported_fields(gvk_of(resource)))
+            self._fields[resource.storage] = selectors.supported_fields(gvk_of(resource))
         self.store = Store(journal=journal, history=history, fields_of=self._fields_of)
         self.writer = Writer(
             store=self.store,
@@ -143,26 +145,27 @@ class ApiServer:
         status = crds.established(crd, self.writer.now())
         if crd.get("status") != status:
             crd["status"] = {**(crd.get("status") or {}), **status}
-            resource = self.registry.of_storage(CRD_STORAGE)
-            assert resource is not None
-            self.writer.replace(resource, change.item, crd, manager="kube-apiserver", subresource="status")
+            self.writer.replace(
+                self._definitions, change.item, crd, manager="kube-apiserver", subresource="status"
+            )
             return
         self._serve_definition(crd)
 
     def _serve_definition(self, crd: Manifest) -> None:
         self.registry.remove_custom(crd["spec"]["group"], crd["spec"]["names"]["plural"])
         for resource in crds.resources_of(crd):
-            self._fields[resource.storage] = ("metadata.name", "metadata.namespace", *resource.selectable)
+            self._fields[resource.storage] = selectors.supported_fields(gvk_of(resource), resource.selectable)
             self.registry.add(resource)
             self.store.collection(resource.storage)
 
-    def _fields_of(self, storage: str, obj: Manifest) -> dict[str, str]:
-        return {path: _text_at(obj, path) for path in self._fields.get(storage, ())}
+    def _fields_of(self, storage: str, obj: Manifest) -> Manifest:
+        cut: Manifest = {}
+        for path in self._fields.get(storage, ()):
+            _copy_path(obj, cut, path.split("."))
+        return cut
 
     def _bootstrap(self) -> None:
         """What every cluster has: its first namespaces, and the Service of the API itself is left to its operator."""
-        namespaces = self.registry.find("", "v1", "namespaces")
-        assert namespaces is not None
         for name in NAMESPACES:
             if self.store.get("namespaces", "", name) is None:
                 self._create("namespaces", "", {"metadata": {"name": name}})
@@ -171,10 +174,8 @@ class ApiServer:
         self._create("serviceaccounts", namespace, {"metadata": {"name": "default"}})
 
     def _create(self, plural: str, namespace: str, obj: Manifest) -> None:
-        resource = self.registry.find("", "v1", plural)
-        assert resource is not None
         options = WriteOptions(manager="kube-apiserver")
-        self.writer.create(resource, namespace, Body(value=obj, raw=b""), options)
+        self.writer.create(self.registry.builtin(plural), namespace, Body(value=obj, raw=b""), options)
 
 
 def _with_schema() -> list[Any]:
@@ -183,11 +184,11 @@ def _with_schema() -> list[Any]:
     ]
 
 
-def _text_at(obj: Any, path: str) -> str:
-    for key in path.split("."):
-        if not isinstance(obj, dict):
-            return ""
-        obj = obj.get(key)
-    if obj is None:
-        return ""
-    return str(obj).lower() if isinstance(obj, bool) else str(obj)
+def _copy_path(source: Manifest, target: Manifest, path: list[str]) -> None:
+    for key in path[:-1]:
+        inner = source.get(key)
+        if not isinstance(inner, dict):
+            return
+        source, target = inner, target.setdefault(key, {})
+    if path[-1] in source:
+        target[path[-1]] = source[path[-1]]

@@ -17,7 +17,8 @@ Manifest = dict[str, Any]
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped objects) and name."""
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
-FieldsOf = Callable[[str, Manifest], dict[str, str]]
+FieldsOf = Callable[[str, Manifest], Manifest]
+"""Cuts out of an object, by its collection, the parts that field selectors look at."""
 
 # A new cluster starts above 1, so that "watch from version 1" is too old, as on any real cluster.
 FIRST_VERSION = 1000
@@ -41,7 +42,8 @@ class Item:
     encoded: bytes
     uid: str
     labels: Mapping[str, str]
-    fields: Mapping[str, str]
+    fields: Manifest
+    """The parts of the object that field selectors look at."""
     owners: tuple[str, ...]
 
     def object(self) -> Manifest:
@@ -74,12 +76,9 @@ class Change:
         after = self.type != "DELETED" and wants(self.item)
         if after:
             return ("MODIFIED" if before else "ADDED"), self.item
-        if before:
-            if self.type == "DELETED":
-                return "DELETED", self.item
-            assert self.previous is not None
-            return "DELETED", _restamped(self.previous, self.version)
-        return None
+        if self.previous is None or not before:
+            return None
+        return "DELETED", self.item if self.type == "DELETED" else _restamped(self.previous, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +214,10 @@ class Collection:
                 if namespace is None or key[0] == namespace:
                     yield items[key]
             return
-        holders = [self._labelled.get(pair, set()) for pair in labels]
+        holders: list[set[Key]] = [self._labelled.get(pair, set()) for pair in labels]
         if holders:
-            keys: Iterable[Key] = sorted(min(holders, key=len))
-            yield from (self.items[key] for key in keys if namespace is None or key[0] == namespace)
+            fewest: set[Key] = min(holders, key=lambda held: len(held))
+            yield from (self.items[key] for key in sorted(fewest) if namespace is None or key[0] == namespace)
             return
         start, end = 0, len(self._order)
         if namespace is not None:
@@ -270,7 +269,7 @@ class Store:
     Args:
         journal: where to write through; None keeps everything in memory.
         history: how many changes of each collection a watch can catch up on.
-        fields_of: the field selector values of an object, by its collection.
+        fields_of: what field selectors see of an object.
     """
 
     def __init__(

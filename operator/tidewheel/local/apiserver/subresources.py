@@ -13,8 +13,9 @@ from tidewheel.local.apiserver.conversion import presented_object
 from tidewheel.local.apiserver.deletion import delete, delete_options
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import Body, Target, WriteOptions
+from tidewheel.local.apiserver.shaping import patched
 from tidewheel.local.apiserver.store import Item
-from tidewheel.local.apiserver.writes import Writer, patched, rfc3339
+from tidewheel.local.apiserver.writes import Writer, rfc3339
 
 Manifest = dict[str, Any]
 
@@ -70,9 +71,10 @@ def write_scale(
     Raises:
         ApiError: as an update of the object itself.
     """
-    resource = target.resource
-    item = writer.find(resource, target.namespace, target.name)
-    current = presented_object(resource, item)
+    resource, paths = target.resource, target.resource.scale
+    current = presented_object(resource, writer.find(resource, target.namespace, target.name))
+    if paths is None:
+        raise errors.not_found(resource, target.name)
     wanted = patched(change, read_scale(resource, current))
     metadata = wanted.get("metadata") or {}
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
@@ -85,8 +87,7 @@ def write_scale(
         raise errors.invalid("Scale", "autoscaling", target.name, [problem])
 
     def scaled(obj: Manifest) -> Manifest:
-        assert resource.scale is not None
-        _put(obj, resource.scale.spec_replicas, replicas)
+        _put(obj, paths.spec_replicas, replicas)
         if metadata.get("resourceVersion"):
             obj["metadata"]["resourceVersion"] = metadata["resourceVersion"]
         return obj
@@ -104,8 +105,7 @@ def bind(writer: Writer, target: Target, body: Body, options: WriteOptions) -> M
     binding = body.value if isinstance(body.value, dict) else {}
     node = (binding.get("target") or {}).get("name")
     name = target.name or (binding.get("metadata") or {}).get("name") or ""
-    pods = writer.registry.find("", "v1", "pods")
-    assert pods is not None
+    pods = writer.registry.builtin("pods")
     if not node:
         problem = errors.cause("target.name", "Required value", "FieldValueRequired")
         raise errors.invalid("Binding", "", name, [problem])
@@ -176,7 +176,7 @@ def issue_token(writer: Writer, target: Target, body: Body) -> Manifest:
     """
     account = writer.find(target.resource, target.namespace, target.name)
     request = body.value if isinstance(body.value, dict) else {}
-    spec = {
+    spec: Manifest = {
         "audiences": ["https://kubernetes.default.svc"],
         "expirationSeconds": 3600,
         "boundObjectRef": None,
@@ -196,8 +196,7 @@ def _budgets(writer: Writer, pod: Item) -> list[Item]:
     found = []
     for item in writer.store.collection(PDB_STORAGE).select(namespace=pod.key[0]):
         selector = (item.object().get("spec") or {}).get("selector")
-        text = _selector_text(selector)
-        if selector is not None and (not text or selectors.parse_label_selector(text).matches(pod.labels)):
+        if selector is not None and selectors.LabelSelector.from_object(selector).matches(pod.labels):
             found.append(item)
     return found
 

@@ -15,7 +15,7 @@ from tidewheel.local.apiserver.negotiation import Form
 from tidewheel.local.apiserver.reads import event_object, selection
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import is_true, seconds
-from tidewheel.local.apiserver.store import Event, Expired, Item, Store, Watch
+from tidewheel.local.apiserver.store import Event, Expired, Store, Watch
 from tidewheel.local.apiserver.writes import Clock
 
 Manifest = dict[str, Any]
@@ -52,7 +52,7 @@ class WatchStream:
         self._bookmark_seconds = bookmark_seconds
         self._selection = selection(resource, namespace, query, name)
         self._wants_bookmarks = is_true(query, "allowWatchBookmarks")
-        self._plain = not form.shown_as
+        self._is_first = True
         self._told = store.version
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
@@ -115,33 +115,18 @@ class WatchStream:
                 return
 
     def _line(self, event: Event) -> bytes:
-        item: Item = event.item
-        if self._plain:
-            encoded = event_object(self._resource, item, self._form, self._query, self._clock)
-            if encoded is item.encoded:
-                return event.line()
-            return encode_event(event.type, encoded)
-        return encode_event(
-            event.type, event_object(self._resource, item, self._form, self._query, self._clock)
+        encoded = event_object(
+            self._resource, event.item, self._form, self._query, self._clock, is_first=self._is_first
         )
+        self._is_first = False
+        return event.line() if encoded is event.item.encoded else encode_event(event.type, encoded)
 
     def _bookmark(self, annotations: Mapping[str, str] | None = None) -> bytes:
         self._told = self._store.version
         metadata: Manifest = {"resourceVersion": str(self._told)}
         if annotations:
             metadata["annotations"] = dict(annotations)
-        if self._resource.custom or not self._plain:
-            shown = {
-                "kind": self._resource.kind,
-                "apiVersion": self._resource.api_version,
-                "metadata": metadata,
-            }
-        else:
-            shown = {
-                "kind": self._resource.kind,
-                "apiVersion": self._resource.api_version,
-                "metadata": {**metadata, "creationTimestamp": None},
-            }
+        shown = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
         return encode_event("BOOKMARK", encode_object(shown))
 
     async def _write(self, response: web.StreamResponse, lines: list[bytes]) -> None:
