@@ -43,7 +43,12 @@ def _admit_pod(spec: Manifest) -> None:
     tolerations: list[Manifest] = spec.get("tolerations") or []
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
         if not any(_tolerates_eviction(each, key) for each in tolerations):
-            added = {"effect": "NoExecute", "key": key, "operator": "Exists", "tolerationSeconds": _GRACE_SECONDS}
+            added = {
+                "effect": "NoExecute",
+                "key": key,
+                "operator": "Exists",
+                "tolerationSeconds": _GRACE_SECONDS,
+            }
             tolerations = [*tolerations, added]
     spec["tolerations"] = tolerations
 
@@ -96,7 +101,9 @@ def _first_status(obj: Manifest, gvk: Gvk) -> Manifest:
         case "HorizontalPodAutoscaler":
             return {"currentMetrics": None, "desiredReplicas": 0}
         case "CustomResourceDefinition":
-            stored = [version["name"] for version in obj["spec"].get("versions") or () if version.get("storage")]
+            stored = [
+                version["name"] for version in obj["spec"].get("versions") or () if version.get("storage")
+            ]
             return {"acceptedNames": {"kind": "", "plural": ""}, "conditions": None, "storedVersions": stored}
     return {}
 
@@ -153,7 +160,9 @@ def _keep_addresses(new: Manifest, old: Manifest) -> None:
     if "healthCheckNodePort" in old and new.get("externalTrafficPolicy") == "Local":
         new.setdefault("healthCheckNodePort", old["healthCheckNodePort"])
     if new.get("type") in ("NodePort", "LoadBalancer"):
-        taken = {(port.get("protocol"), port["port"]): port.get("nodePort") for port in old.get("ports") or ()}
+        taken = {
+            (port.get("protocol"), port["port"]): port.get("nodePort") for port in old.get("ports") or ()
+        }
         for port in new.get("ports") or ():
             known = taken.get((port.get("protocol"), port.get("port")))
             if not port.get("nodePort") and known:
@@ -176,7 +185,9 @@ def quality_of_service(spec: Manifest) -> str:
         resources: Manifest = container.get("resources") or {}
         requests, limits = _compute(resources.get("requests")), _compute(resources.get("limits"))
         asks = asks or bool(requests) or bool(limits)
-        if limits.keys() != {"cpu", "memory"} or any(requests.get(name, limit) != limit for name, limit in limits.items()):
+        if limits.keys() != {"cpu", "memory"} or any(
+            requests.get(name, limit) != limit for name, limit in limits.items()
+        ):
             is_guaranteed = False
     if not asks:
         return "BestEffort"

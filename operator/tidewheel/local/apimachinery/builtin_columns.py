@@ -110,7 +110,9 @@ def _selector(labels: Any) -> str:
 
 def _template(field: str) -> Callable[[Manifest, datetime], str]:
     def cell(obj: Manifest, _: datetime) -> str:
-        return ",".join(container.get(field, "") for container in _at(obj, "spec.template.spec.containers", ()))
+        return ",".join(
+            container.get(field, "") for container in _at(obj, "spec.template.spec.containers", ())
+        )
 
     return cell
 
@@ -191,7 +193,9 @@ def _first_seen(event: Manifest, now: datetime) -> str:
 
 def _last_seen(event: Manifest, now: datetime) -> str:
     series = _at(event, "series.lastObservedTime")
-    return ages(series or event.get("lastTimestamp") or event.get("firstTimestamp") or event.get("eventTime"), now)
+    return ages(
+        series or event.get("lastTimestamp") or event.get("firstTimestamp") or event.get("eventTime"), now
+    )
 
 
 def _event_source(event: Manifest, _: datetime) -> str:
@@ -230,7 +234,9 @@ def _budget(field: str) -> Callable[[Manifest, datetime], str]:
 def _subjects(kind: str) -> Callable[[Manifest, datetime], str]:
     def cell(binding: Manifest, _: datetime) -> str:
         named = [each for each in binding.get("subjects") or () if each.get("kind") == kind]
-        return ", ".join(f"{each['namespace']}/{each['name']}" if each.get("namespace") else each["name"] for each in named)
+        return ", ".join(
+            f"{each['namespace']}/{each['name']}" if each.get("namespace") else each["name"] for each in named
+        )
 
     return cell
 
@@ -255,7 +261,9 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
             cell=pod_ready,
             description="The aggregate readiness state of this pod for accepting traffic.",
         ),
-        Column(name="Status", cell=pod_status, description="The aggregate status of the containers in this pod."),
+        Column(
+            name="Status", cell=pod_status, description="The aggregate status of the containers in this pod."
+        ),
         Column(
             name="Restarts",
             cell=lambda pod, now: pod_restarts(pod, lambda time: ages(time, now)),
@@ -283,12 +291,16 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
         Column(name="Status", cell=_node_status, description="The status of the node"),
         Column(name="Roles", cell=_node_roles, description="The roles of the node"),
         _AGE,
-        _column("Version", "status.nodeInfo.kubeletVersion", documents=f"{_CORE}NodeSystemInfo kubeletVersion"),
+        _column(
+            "Version", "status.nodeInfo.kubeletVersion", documents=f"{_CORE}NodeSystemInfo kubeletVersion"
+        ),
         _wide("Internal-IP", _node_address("InternalIP"), documents=f"{_CORE}NodeStatus addresses"),
         _wide("External-IP", _node_address("ExternalIP"), documents=f"{_CORE}NodeStatus addresses"),
         _column("OS-Image", "status.nodeInfo.osImage", default="<unknown>", priority=1),
         _column("Kernel-Version", "status.nodeInfo.kernelVersion", default="<unknown>", priority=1),
-        _column("Container-Runtime", "status.nodeInfo.containerRuntimeVersion", default="<unknown>", priority=1),
+        _column(
+            "Container-Runtime", "status.nodeInfo.containerRuntimeVersion", default="<unknown>", priority=1
+        ),
     ),
     ("", "Service"): (
         _NAME,
@@ -297,11 +309,24 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
         Column(name="External-IP", cell=_external_ip, documents=f"{_CORE}ServiceSpec externalIPs"),
         Column(name="Port(s)", cell=_service_ports, documents=f"{_CORE}ServiceSpec ports"),
         _AGE,
-        _wide("Selector", lambda obj, _: _selector(_at(obj, "spec.selector")), documents=f"{_CORE}ServiceSpec selector"),
+        _wide(
+            "Selector",
+            lambda obj, _: _selector(_at(obj, "spec.selector")),
+            documents=f"{_CORE}ServiceSpec selector",
+        ),
     ),
     ("", "ConfigMap"): (_NAME, Column(name="Data", cell=_count("data", "binaryData"), type="integer"), _AGE),
-    ("", "Secret"): (_NAME, _column("Type", "type"), Column(name="Data", cell=_count("data"), type="integer"), _AGE),
-    ("", "Namespace"): (_NAME, _column("Status", "status.phase", description="The status of the namespace"), _AGE),
+    ("", "Secret"): (
+        _NAME,
+        _column("Type", "type"),
+        Column(name="Data", cell=_count("data"), type="integer"),
+        _AGE,
+    ),
+    ("", "Namespace"): (
+        _NAME,
+        _column("Status", "status.phase", description="The status of the namespace"),
+        _AGE,
+    ),
     ("", "ServiceAccount"): (_NAME, Column(name="Secrets", cell=_count("secrets"), type="integer"), _AGE),
     ("", "Event"): (
         Column(name="Last Seen", cell=_last_seen),
@@ -327,7 +352,9 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
     ),
     ("apps", "Deployment"): (
         _NAME,
-        Column(name="Ready", cell=_ready_of("spec.replicas"), description="Number of the pod with ready state"),
+        Column(
+            name="Ready", cell=_ready_of("spec.replicas"), description="Number of the pod with ready state"
+        ),
         _column("Up-to-date", "status.updatedReplicas", type="integer"),
         _column("Available", "status.availableReplicas", type="integer"),
         _AGE,
@@ -343,7 +370,9 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
     ),
     ("apps", "StatefulSet"): (
         _NAME,
-        Column(name="Ready", cell=_ready_of("spec.replicas"), description="Number of the pod with ready state"),
+        Column(
+            name="Ready", cell=_ready_of("spec.replicas"), description="Number of the pod with ready state"
+        ),
         _AGE,
         *_TEMPLATE_COLUMNS[:2],
     ),
@@ -354,7 +383,9 @@ COLUMNS: Final[dict[tuple[str, str], tuple[Column, ...]]] = {
         _column("Ready", "status.numberReady", type="integer"),
         _column("Up-to-date", "status.updatedNumberScheduled", type="integer"),
         _column("Available", "status.numberAvailable", type="integer"),
-        Column(name="Node Selector", cell=lambda obj, _: _selector(_at(obj, "spec.template.spec.nodeSelector"))),
+        Column(
+            name="Node Selector", cell=lambda obj, _: _selector(_at(obj, "spec.template.spec.nodeSelector"))
+        ),
         _AGE,
         *_TEMPLATE_COLUMNS,
     ),

@@ -15,7 +15,11 @@ from tidewheel.local.apimachinery.fields import (
     required,
     too_long,
 )
-from tidewheel.local.apimachinery.metadata_rules import validate_labels, validate_metadata, validate_metadata_update
+from tidewheel.local.apimachinery.metadata_rules import (
+    validate_labels,
+    validate_metadata,
+    validate_metadata_update,
+)
 from tidewheel.local.apimachinery.pod_rules import port_errors, validate_pod_spec, validate_pod_update
 from tidewheel.local.apimachinery.selectors import LabelSelector, selector_errors
 from tidewheel.local.apimachinery.structural import crd_errors
@@ -237,11 +241,15 @@ def _workload(obj: Manifest) -> Iterator[FieldError]:
         errors = list(selector_errors(selector, "spec.selector"))
         yield from errors
         if not errors and not LabelSelector.from_object(selector).matches(labels):
-            yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
+            yield invalid(
+                "spec.template.metadata.labels", labels, "`selector` does not match template `labels`"
+            )
     yield from validate_labels(labels, "spec.template.metadata.labels")
     yield from validate_pod_spec(template["spec"], "spec.template.spec")
     if template["spec"].get("restartPolicy") in ("OnFailure", "Never"):
-        yield not_supported("spec.template.spec.restartPolicy", template["spec"]["restartPolicy"], ("Always",))
+        yield not_supported(
+            "spec.template.spec.restartPolicy", template["spec"]["restartPolicy"], ("Always",)
+        )
     if obj["kind"] == "Deployment":
         yield from _deployment_strategy(spec)
 
@@ -283,15 +291,19 @@ def _workload_change(new: Manifest, old: Manifest) -> Iterator[FieldError]:
 
 def _job(obj: Manifest) -> Iterator[FieldError]:
     spec = obj["spec"]
-    for field in ("parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"):
+    for field in (
+        "parallelism",
+        "completions",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    ):
         if (spec.get(field) or 0) < 0:
             yield invalid(f"spec.{field}", spec[field], "must be greater than or equal to 0")
     yield from validate_pod_spec(spec["template"]["spec"], "spec.template.spec")
     if spec["template"]["spec"].get("restartPolicy") == "Always":
         path = "spec.template.spec.restartPolicy"
-        yield FieldError(
-            path, "FieldValueRequired", 'Required value: valid values: "OnFailure", "Never"'
-        )
+        yield FieldError(path, "FieldValueRequired", 'Required value: valid values: "OnFailure", "Never"')
 
 
 def _job_change(new: Manifest, old: Manifest) -> Iterator[FieldError]:
@@ -316,7 +328,11 @@ def _event(obj: Manifest) -> Iterator[FieldError]:
     namespace = obj["metadata"].get("namespace", "")
     expected = about.get("namespace") or "default"
     if namespace != expected:
-        text = "does not match event.namespace" if about.get("namespace") else "event.namespace must be 'default'"
+        text = (
+            "does not match event.namespace"
+            if about.get("namespace")
+            else "event.namespace must be 'default'"
+        )
         yield invalid("involvedObject.namespace", about.get("namespace", ""), text)
 
 
@@ -361,7 +377,9 @@ def _role_binding(obj: Manifest) -> Iterator[FieldError]:
         if not subject.get("name"):
             yield required(f"subjects[{index}].name")
         if subject.get("kind") not in ("ServiceAccount", "User", "Group"):
-            yield not_supported(f"subjects[{index}].kind", subject.get("kind"), ("ServiceAccount", "User", "Group"))
+            yield not_supported(
+                f"subjects[{index}].kind", subject.get("kind"), ("ServiceAccount", "User", "Group")
+            )
         elif subject["kind"] == "ServiceAccount" and not subject.get("namespace"):
             yield required(f"subjects[{index}].namespace")
 

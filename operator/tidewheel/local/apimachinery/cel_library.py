@@ -7,6 +7,7 @@ Optional field syntax (`self.?a`, `self[?0]`), `cel.bind` and two-variable compr
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -29,9 +30,49 @@ _FORMAT: Final = "$format"
 
 # Functions and operators that the engine has by itself.
 _NATIVE: Final = frozenset(
-    "size contains startsWith endsWith matches int uint double string bytes bool timestamp duration dyn type max min has "
-    "getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours getMinutes getSeconds getMilliseconds "
-    "hasValue value orValue or of none all exists exists_one map filter @in @not_strictly_false".split()
+    [
+        "size",
+        "contains",
+        "startsWith",
+        "endsWith",
+        "matches",
+        "int",
+        "uint",
+        "double",
+        "string",
+        "bytes",
+        "bool",
+        "timestamp",
+        "duration",
+        "dyn",
+        "type",
+        "max",
+        "min",
+        "has",
+        "getFullYear",
+        "getMonth",
+        "getDayOfYear",
+        "getDayOfMonth",
+        "getDate",
+        "getDayOfWeek",
+        "getHours",
+        "getMinutes",
+        "getSeconds",
+        "getMilliseconds",
+        "hasValue",
+        "value",
+        "orValue",
+        "or",
+        "of",
+        "none",
+        "all",
+        "exists",
+        "exists_one",
+        "map",
+        "filter",
+        "@in",
+        "@not_strictly_false",
+    ]
 )
 
 
@@ -75,7 +116,7 @@ def _last_index_of(values: Any, wanted: Any) -> int:
 
 
 def _is_sorted(values: list[Any]) -> bool:
-    return all(one <= other for one, other in zip(values, values[1:], strict=False))
+    return all(one <= other for one, other in itertools.pairwise(values))
 
 
 def _text(value: Any) -> str:
@@ -241,8 +282,8 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "isLoopback": lambda value: _address(value).is_loopback,
     "isLinkLocalMulticast": lambda value: _address(value) in ipaddress.ip_network("224.0.0.0/24"),
     "isLinkLocalUnicast": lambda value: _address(value).is_link_local,
-    "isGlobalUnicast": lambda value: not (
-        _address(value).is_multicast or _address(value).is_loopback or _address(value).is_unspecified
+    "isGlobalUnicast": lambda value: (
+        not (_address(value).is_multicast or _address(value).is_loopback or _address(value).is_unspecified)
     ),
     "cidr": _cidr,
     "isCIDR": _succeeds(_cidr),

@@ -21,8 +21,29 @@ if TYPE_CHECKING:
     from tidewheel.local.apimachinery.schema import Schema
 
 _KEYWORDS: Final = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return var void "
-    "while".split()
+    [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ]
 )
 _SYMBOLS: Final = {"__": "__underscores__", ".": "__dot__", "-": "__dash__", "/": "__slash__"}
 _ROOT_METADATA: Final = ("name", "generateName")
@@ -90,21 +111,37 @@ def _compile(source: str, schema: Schema) -> Any:
         raise UncompilableRule(f"compilation failed: ERROR: {text.strip()}{hint}") from error
     bound = set(re.findall(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,", source))
     names = {"self", "oldSelf"} | bound
-    namespaces = {"math", "sets", "base64", "format", "ip", "optional", "strings", "lists", "int", "string", "bool"}
+    namespaces = {
+        "math",
+        "sets",
+        "base64",
+        "format",
+        "ip",
+        "optional",
+        "strings",
+        "lists",
+        "int",
+        "string",
+        "bool",
+    }
     types = {"double", "uint", "bytes", "list", "map", "null_type", "type", "timestamp", "duration"}
     for name in program.variables():
         if name not in names | namespaces | types:
-            raise UncompilableRule(f"compilation failed: ERROR: undeclared reference to '{name}' (in container '')")
+            raise UncompilableRule(
+                f"compilation failed: ERROR: undeclared reference to '{name}' (in container '')"
+            )
     for name in program.functions():
         if not knows_function(name):
-            raise UncompilableRule(f"compilation failed: ERROR: undeclared reference to '{name}' (in container '')")
+            raise UncompilableRule(
+                f"compilation failed: ERROR: undeclared reference to '{name}' (in container '')"
+            )
     plain = _STRING_LITERAL.sub("''", source)
     for found in _CHAIN.finditer(plain):
         _refuse_unknown_fields(found[2].split(".")[1:], bool(found[3]), schema)
     return program
 
 
-def _refuse_unknown_fields(chain: list[str], ends_with_call: bool, schema: Schema) -> None:  # noqa: FBT001
+def _refuse_unknown_fields(chain: list[str], ends_with_call: bool, schema: Schema) -> None:
     here: Schema | None = schema
     for name in chain[:-1] if ends_with_call else chain:
         if here is None or here.type != "object" or here.preserves_unknown:
@@ -135,7 +172,10 @@ def _has_rules(schema: Schema) -> bool:
         return True
     if schema.name:  # a built-in definition, such as the metadata
         return False
-    below = [*schema.properties.values(), *(each for each in (schema.items, schema.additional) if each is not None)]
+    below = [
+        *schema.properties.values(),
+        *(each for each in (schema.items, schema.additional) if each is not None),
+    ]
     return any(_has_rules(each) for each in below)
 
 
@@ -179,7 +219,9 @@ def _key(item: Any, schema: Schema) -> str:
         return ""
 
 
-def _evaluate(rules: tuple[Rule, ...], value: Any, schema: Schema, path: str, old: Any) -> Iterator[FieldError]:
+def _evaluate(
+    rules: tuple[Rule, ...], value: Any, schema: Schema, path: str, old: Any
+) -> Iterator[FieldError]:
     is_unchanged = old is not _MISSING and old == value
     variables: dict[str, Any] | None = None
     for rule in rules:
@@ -200,7 +242,9 @@ def _apply(rule: Rule, variables: dict[str, Any], value: Any, path: str) -> Iter
     before = variables.get("oldSelf", _MISSING)
     context.add_variable("self", variables["self"])
     if rule.old_is_optional:
-        context.add_variable("oldSelf", cel.OptionalValue.none() if before is _MISSING else cel.OptionalValue.of(before))
+        context.add_variable(
+            "oldSelf", cel.OptionalValue.none() if before is _MISSING else cel.OptionalValue.of(before)
+        )
     elif before is not _MISSING:
         context.add_variable("oldSelf", before)
     where = path + rule.field_path if path else rule.field_path.removeprefix(".")
@@ -253,7 +297,10 @@ def _needs_translation(schema: Schema) -> bool:
         return True
     if any(escape(key) != key for key in schema.properties):
         return True
-    below = [*schema.properties.values(), *(each for each in (schema.items, schema.additional) if each is not None)]
+    below = [
+        *schema.properties.values(),
+        *(each for each in (schema.items, schema.additional) if each is not None),
+    ]
     return schema.preserves_unknown or any(_needs_translation(each) for each in below)
 
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,9 @@ _SECONDS: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _MICROSECONDS: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _FRACTION: Final = re.compile(r"\.(\d+)")
 # Holds the schemas of a CRD: a single one, a list of them, or a boolean.
-_NESTED_SCHEMAS: Final = frozenset({"JSONSchemaPropsOrBool", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrStringArray"})
+_NESTED_SCHEMAS: Final = frozenset(
+    {"JSONSchemaPropsOrBool", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrStringArray"}
+)
 
 # A reader takes a value, the name of the struct it stands in and its path, and gives the value as Go would print it.
 _Reader = Callable[[Any, str, str], Any]
@@ -45,7 +48,9 @@ def decode_builtin(obj: Manifest, gvk: Gvk) -> None:
         raise BadRequest(f'no kind "{gvk.kind}" is registered for version "{gvk.api_version}"')
     _read(obj, schema, gvk)
     if gvk.kind == "Secret" and not gvk.group and "stringData" in obj:
-        written = {key: base64.b64encode(text.encode()).decode() for key, text in obj.pop("stringData").items()}
+        written = {
+            key: base64.b64encode(text.encode()).decode() for key, text in obj.pop("stringData").items()
+        }
         obj["data"] = {**obj.get("data", {}), **written}
 
 
@@ -112,7 +117,9 @@ def _kind_of(value: Any) -> str:
 
 
 def _mismatch(value: Any, struct: str, path: str, go_type: str) -> _Malformed:
-    return _Malformed(f"json: cannot unmarshal {_kind_of(value)} into Go struct field {struct}.{path} of type {go_type}")
+    return _Malformed(
+        f"json: cannot unmarshal {_kind_of(value)} into Go struct field {struct}.{path} of type {go_type}"
+    )
 
 
 @cache
@@ -124,7 +131,8 @@ def _struct_reader(schema: Schema) -> _Reader:
     def prepare() -> dict[str, tuple[_Reader, bool]]:
         # Deferred, because a struct may hold itself.
         made = {
-            key: (_reader(prop), _is_omitted_when_empty(schema, key, prop)) for key, prop in schema.properties.items()
+            key: (_reader(prop), _is_omitted_when_empty(schema, key, prop))
+            for key, prop in schema.properties.items()
         }
         printed.extend(_printed_fields(schema))
         return made
@@ -191,7 +199,11 @@ def _zero(schema: Schema) -> Callable[[], Any]:
         return lambda: "0"
     if schema.is_int_or_string:
         return lambda: 0
-    if schema.name in ("Time", "MicroTime") or schema.name in go_types.POINTER_STRUCTS or schema.preserves_unknown:
+    if (
+        schema.name in ("Time", "MicroTime")
+        or schema.name in go_types.POINTER_STRUCTS
+        or schema.preserves_unknown
+    ):
         return lambda: None
     match schema.type:
         case "string" if schema.raw.get("format") != "byte":
@@ -296,7 +308,9 @@ def _int32(value: Any, struct: str, path: str) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is int:
-        raise _Malformed(f"json: cannot unmarshal number {value} into Go struct field {struct}.{path} of type int32")
+        raise _Malformed(
+            f"json: cannot unmarshal number {value} into Go struct field {struct}.{path} of type int32"
+        )
     raise _mismatch(value, struct, path, "int32")
 
 
@@ -352,13 +366,14 @@ def _micro_time(value: Any, struct: str, path: str) -> Any:
 def _instant(value: Any, struct: str, path: str) -> datetime:
     if not isinstance(value, str):
         raise _mismatch(value, struct, path, "v1.Time")
-    try:
+    instant: datetime | None = None
+    with suppress(ValueError):
         # Go reads nanoseconds, Python microseconds.
         instant = datetime.fromisoformat(_FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", value))
-    except ValueError:
-        instant = None  # type: ignore[assignment]
     if instant is None or instant.tzinfo is None or "T" not in value:
-        raise _Malformed(f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse it ({struct}.{path})')
+        raise _Malformed(
+            f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse it ({struct}.{path})'
+        )
     return instant.astimezone(UTC)
 
 

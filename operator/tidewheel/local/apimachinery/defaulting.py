@@ -164,7 +164,10 @@ def _endpoint_slice(obj: Manifest) -> None:
 def _namespace(obj: Manifest) -> None:
     metadata = obj.setdefault("metadata", {})
     if metadata.get("name"):
-        metadata["labels"] = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
+        metadata["labels"] = {
+            **(metadata.get("labels") or {}),
+            "kubernetes.io/metadata.name": metadata["name"],
+        }
 
 
 def _secret(obj: Manifest) -> None:

@@ -87,7 +87,9 @@ def wrong_type(field: str, value: Any, detail: str) -> FieldError:
 
 def required(field: str, detail: str = "") -> FieldError:
     """The field must be given."""
-    return FieldError(field, "FieldValueRequired", f"Required value: {detail}" if detail else "Required value")
+    return FieldError(
+        field, "FieldValueRequired", f"Required value: {detail}" if detail else "Required value"
+    )
 
 
 def forbidden(field: str, detail: str) -> FieldError:
@@ -103,7 +105,9 @@ def duplicate(field: str, value: Any) -> FieldError:
 def not_supported(field: str, value: Any, supported: Iterable[Any]) -> FieldError:
     """The value is not one of those that an enumeration allows."""
     choices = ", ".join(shown(choice) for choice in supported)
-    return FieldError(field, "FieldValueNotSupported", f"Unsupported value: {shown(value)}: supported values: {choices}")
+    return FieldError(
+        field, "FieldValueNotSupported", f"Unsupported value: {shown(value)}: supported values: {choices}"
+    )
 
 
 def too_long(field: str, most: int) -> FieldError:

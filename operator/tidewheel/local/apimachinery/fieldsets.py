@@ -20,6 +20,7 @@ FieldSet = dict[str, Any]
 _LEAF: Final[FieldSet] = {}
 _SELF: Final = "."
 _ABSENT: Final = object()
+_CONTAINERS: Final = (dict, list)
 
 
 class Comparison(NamedTuple):
@@ -135,7 +136,7 @@ def _children(node: FieldSet) -> FieldSet:
     return {element: child for element, child in node.items() if element != _SELF}
 
 
-def _node(member: bool, children: FieldSet) -> FieldSet | None:  # noqa: FBT001
+def _node(member: bool, children: FieldSet) -> FieldSet | None:
     if not children:
         return _LEAF if member else None
     return {_SELF: _LEAF, **children} if member else children
@@ -164,7 +165,9 @@ def item_element(item: Any, schema: Schema) -> str:
     if schema.list_type == "set":
         return "v:" + json.dumps(item, separators=(",", ":"), ensure_ascii=False)
     if not isinstance(item, dict):
-        raise DuplicateItem(f"an item of a list with keys {', '.join(schema.list_map_keys)} is not an object: {item!r}")
+        raise DuplicateItem(
+            f"an item of a list with keys {', '.join(schema.list_map_keys)} is not an object: {item!r}"
+        )
     key = {}
     for name in schema.list_map_keys:
         value = item.get(name)
@@ -174,7 +177,14 @@ def item_element(item: Any, schema: Schema) -> str:
             key[name] = value
     if not key:
         raise DuplicateItem(f'an item of a list lacks its key "{schema.list_map_keys[0]}"')
-    if len(key) == 1 and isinstance(value, str) and value.isascii() and value.isprintable() and '"' not in value and "\\" not in value:
+    if (
+        len(key) == 1
+        and isinstance(value, str)
+        and value.isascii()
+        and value.isprintable()
+        and '"' not in value
+        and "\\" not in value
+    ):
         return f'k:{{"{name}":"{value}"}}'
     return "k:" + json.dumps(key, separators=(",", ":"), ensure_ascii=False)
 
@@ -215,7 +225,7 @@ def _owned(value: Any, schema: Schema | None) -> FieldSet | None:
 
 def _everything(value: Any, schema: Schema | None) -> FieldSet:
     """Every path at and below a value that is new or gone."""
-    if not value or not isinstance(value, dict | list):
+    if not value or type(value) not in _CONTAINERS:
         return _LEAF
     if _is_map(value, schema):
         node: FieldSet = {_SELF: _LEAF}
@@ -273,12 +283,16 @@ def _compare_child(
         return
     below: tuple[FieldSet, FieldSet, FieldSet] = ({}, {}, {})
     # An absent or empty container compared with a full one is not a leaf: only its content came or went.
-    if (_is_map(new, schema) and (_is_map(old, schema) or old is None)) or (_is_map(old, schema) and new is None):
+    if (_is_map(new, schema) and (_is_map(old, schema) or old is None)) or (
+        _is_map(old, schema) and new is None
+    ):
         if not old and not new:
             modified[element] = _LEAF
             return
         _compare_maps(old or {}, new or {}, schema, *below)
-    elif (_is_keyed(new, schema) and (_is_keyed(old, schema) or old is None)) or (_is_keyed(old, schema) and new is None):
+    elif (_is_keyed(new, schema) and (_is_keyed(old, schema) or old is None)) or (
+        _is_keyed(old, schema) and new is None
+    ):
         if not old and not new:
             modified[element] = _LEAF
             return

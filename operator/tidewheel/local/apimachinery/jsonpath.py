@@ -85,7 +85,9 @@ def _field(name: str) -> _Step:
 
 
 def _index(index: int) -> _Step:
-    return lambda value: [value[index]] if isinstance(value, list) and -len(value) <= index < len(value) else []
+    return lambda value: (
+        [value[index]] if isinstance(value, list) and -len(value) <= index < len(value) else []
+    )
 
 
 def _wildcard(value: Any) -> list[Any]:

@@ -35,7 +35,7 @@ _UNOWNED_METADATA: Final = tuple(
 _BEFORE_FIRST_APPLY: Final = "before-first-apply"
 
 
-class ApplyConflict(Exception):  # noqa: N818 - the API calls it a conflict
+class ApplyConflict(Exception):
     """An apply would change fields that other managers own; the API answers 409.
 
     Attributes:
@@ -60,7 +60,7 @@ class ApplyConflict(Exception):  # noqa: N818 - the API calls it a conflict
         super().__init__(f"Apply failed with {text}")
 
 
-class UntypedPatch(Exception):  # noqa: N818
+class UntypedPatch(Exception):
     """An applied object does not fit the schema; the API answers 500 with this message and no reason."""
 
 
@@ -157,7 +157,12 @@ def track_update(
     added, modified, removed = (_without_reset(part, reset) for part in _compare(old, new, schema))
     taken = _strip(fieldsets.union(added, modified))
     mine = _Entry(
-        manager=manager, operation="Update", api_version=api_version, subresource=subresource, time=now, fields=taken
+        manager=manager,
+        operation="Update",
+        api_version=api_version,
+        subresource=subresource,
+        time=now,
+        fields=taken,
     )
     kept: list[_Entry] = []
     if added or modified or removed:
@@ -200,7 +205,9 @@ def server_side_apply(
     if (applied.get("metadata") or {}).get("managedFields"):
         raise BadRequest("metadata.managedFields must be nil")
     _refuse_undeclared(applied, schema)
-    base = live if live is not None else {"apiVersion": applied.get("apiVersion"), "kind": applied.get("kind")}
+    base = (
+        live if live is not None else {"apiVersion": applied.get("apiVersion"), "kind": applied.get("kind")}
+    )
     before = _bare(base)
     entries = [_Entry.read(raw) for raw in (base.get("metadata") or {}).get("managedFields") or ()]
     if live is not None and not entries:
@@ -211,12 +218,19 @@ def server_side_apply(
     except fieldsets.DuplicateItem as error:
         raise _untyped(applied, str(error)) from error
     mine = _Entry(
-        manager=manager, operation="Apply", api_version=api_version, subresource=subresource, time=now, fields=claimed
+        manager=manager,
+        operation="Apply",
+        api_version=api_version,
+        subresource=subresource,
+        time=now,
+        fields=claimed,
     )
     former = next((entry for entry in entries if entry.identity == mine.identity), None)
     others = [entry for entry in entries if entry.identity != mine.identity]
     after = merged if former is None else _give_up(merged, former.fields, [*others, mine], schema)
-    added, modified, removed = (_without_reset(part, reset) for part in fieldsets.compare(before, after, schema))
+    added, modified, removed = (
+        _without_reset(part, reset) for part in fieldsets.compare(before, after, schema)
+    )
     others = _settle(others, fieldsets.union(added, modified), removed, force=force)
     if before == after and former is not None and former.fields == claimed:
         return base
@@ -318,7 +332,9 @@ def _bare(obj: Manifest) -> Manifest:
 
 def _strip(fields: FieldSet) -> FieldSet:
     """Without the fields that nobody owns."""
-    stripped = {key: node for key, node in fields.items() if key not in ("f:apiVersion", "f:kind", "f:metadata")}
+    stripped = {
+        key: node for key, node in fields.items() if key not in ("f:apiVersion", "f:kind", "f:metadata")
+    }
     metadata = fields.get("f:metadata")
     if metadata:
         owned = {key: node for key, node in metadata.items() if key != "." and key not in _UNOWNED_METADATA}

@@ -24,7 +24,10 @@ _STANDARD_FINALIZERS: Final = frozenset({"kubernetes", "orphan", "foregroundDele
 
 
 def validate_metadata(
-    metadata: Manifest, *, namespaced: bool, name_complaints: Callable[[str], list[str]] = names.subdomain_complaints
+    metadata: Manifest,
+    *,
+    namespaced: bool,
+    name_complaints: Callable[[str], list[str]] = names.subdomain_complaints,
 ) -> list[FieldError]:
     """Check the metadata of an object, new or old."""
     errors: list[FieldError] = []
@@ -43,7 +46,9 @@ def validate_metadata(
         if not namespace:
             errors.append(required("metadata.namespace"))
         else:
-            errors += [invalid("metadata.namespace", namespace, text) for text in names.label_complaints(namespace)]
+            errors += [
+                invalid("metadata.namespace", namespace, text) for text in names.label_complaints(namespace)
+            ]
     elif namespace:
         errors.append(forbidden("metadata.namespace", "not allowed on this type"))
     if metadata.get("labels"):
@@ -52,7 +57,10 @@ def validate_metadata(
         errors += validate_annotations(metadata["annotations"], "metadata.annotations")
     errors += _validate_owners(metadata.get("ownerReferences") or ())
     for finalizer in metadata.get("finalizers") or ():
-        errors += [invalid("metadata.finalizers", finalizer, text) for text in names.qualified_name_complaints(finalizer)]
+        errors += [
+            invalid("metadata.finalizers", finalizer, text)
+            for text in names.qualified_name_complaints(finalizer)
+        ]
         if "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
             text = "name is neither a standard finalizer name nor is it fully qualified"
             errors.append(invalid("metadata.finalizers", finalizer, text))
@@ -106,13 +114,15 @@ def _validate_owners(owners: Any) -> list[FieldError]:
         where = f"{field}[{index}]"
         if not owner.get("apiVersion"):
             errors.append(invalid(f"{where}.apiVersion", "", "version must not be empty"))
-        for name in ("kind", "name", "uid"):
-            if not owner.get(name):
-                errors.append(invalid(f"{where}.{name}", "", "must not be empty"))
+        errors += [
+            invalid(f"{where}.{name}", "", "must not be empty")
+            for name in ("kind", "name", "uid")
+            if not owner.get(name)
+        ]
     controllers = [owner for owner in owners if owner.get("controller")]
     if len(controllers) > 1:
         text = (
-            "Only one reference can have Controller set to true. Found \"true\" in references for "
+            'Only one reference can have Controller set to true. Found "true" in references for '
             f"{controllers[0].get('kind')}/{controllers[0].get('name')} and "
             f"{controllers[1].get('kind')}/{controllers[1].get('name')}"
         )

@@ -95,7 +95,9 @@ def label_value_complaints(text: str) -> list[str]:
 def env_name_complaints(text: str) -> list[str]:
     """Why `text` cannot be the name of an environment variable."""
     if not text or not _ENV_NAME_RE.fullmatch(text):
-        return ["a valid environment variable name must consist only of printable ASCII characters other than '='"]
+        return [
+            "a valid environment variable name must consist only of printable ASCII characters other than '='"
+        ]
     return []
 
 

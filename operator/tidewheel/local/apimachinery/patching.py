@@ -42,7 +42,9 @@ def json_patch(obj: Manifest, ops: Any) -> Manifest:
     if not isinstance(ops, list) or not all(isinstance(op, dict) for op in ops):
         raise BadRequest("error decoding patch: the body of a JSON patch must be a list of operations")
     if len(ops) > _MOST_OPERATIONS:
-        raise BadRequest(f"The allowed maximum operations in a JSON patch is {_MOST_OPERATIONS}, got {len(ops)}")
+        raise BadRequest(
+            f"The allowed maximum operations in a JSON patch is {_MOST_OPERATIONS}, got {len(ops)}"
+        )
     try:
         patched = jsonpatch.JsonPatch(ops).apply(obj)
     except jsonpatch.InvalidJsonPatch as error:
@@ -103,7 +105,9 @@ def _merge_map(original: Manifest, patch: Manifest, schema: Schema | None) -> Ma
             raise BadRequest(f"{_RETAIN} must be a list of field names")
         merged = {key: value for key, value in merged.items() if key in retained}
     orders = {key.removeprefix(_ORDER): patch.pop(key) for key in list(patch) if key.startswith(_ORDER)}
-    doomed = {key.removeprefix(_DELETE_FROM): patch.pop(key) for key in list(patch) if key.startswith(_DELETE_FROM)}
+    doomed = {
+        key.removeprefix(_DELETE_FROM): patch.pop(key) for key in list(patch) if key.startswith(_DELETE_FROM)
+    }
     for key, values in doomed.items():
         if isinstance(merged.get(key), list):
             merged[key] = [item for item in merged[key] if item not in values]
@@ -141,7 +145,14 @@ def _clean_map(change: Manifest, schema: Schema | None) -> Manifest:
 def _merge_list(original: list[Any], change: list[Any], schema: Schema, order: list[Any] | None) -> list[Any]:
     key = schema.merge_key
     if not key:
-        merged = [*original, *(item for index, item in enumerate(change) if item not in original and item not in change[:index])]
+        merged = [
+            *original,
+            *(
+                item
+                for index, item in enumerate(change)
+                if item not in original and item not in change[:index]
+            ),
+        ]
         return _ordered(merged, order if order is not None else change, original, "", change)
     kept = list(original)
     wanted: list[Manifest] = []
@@ -163,10 +174,14 @@ def _merge_list(original: list[Any], change: list[Any], schema: Schema, order: l
             kept.append(_clean_map(item, schema.items))
         else:
             kept[index] = _merge_map(kept[index], item, schema.items)
-    return _ordered(kept, order if order is not None else wanted, original, key, wanted if order is None else order)
+    return _ordered(
+        kept, order if order is not None else wanted, original, key, wanted if order is None else order
+    )
 
 
-def _ordered(merged: list[Any], order: list[Any], original: list[Any], key: str, patched: list[Any]) -> list[Any]:
+def _ordered(
+    merged: list[Any], order: list[Any], original: list[Any], key: str, patched: list[Any]
+) -> list[Any]:
     """Items of the patch in the order it asks for; items that only the server has keep their place before later ones."""
 
     def identity(item: Any) -> Any:

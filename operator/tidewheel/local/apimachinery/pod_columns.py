@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def pod_ready(pod: Manifest, _: datetime) -> str:
     """Ready containers over all, sidecars among them."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    sidecars = {each["name"] for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"}
+    sidecars = {
+        each["name"] for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"
+    }
     ready = sum(_is_running_ready(each) for each in status.get("containerStatuses") or ())
     ready += sum(
         bool(each.get("started") and each.get("ready"))
@@ -93,14 +95,20 @@ def _ending(ended: Manifest) -> str:
 
 
 def _has_ready_condition(status: Manifest) -> bool:
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in status.get("conditions") or ())
+    return any(
+        each.get("type") == "Ready" and each.get("status") == "True"
+        for each in status.get("conditions") or ()
+    )
 
 
 def pod_restarts(pod: Manifest, age: Callable[[str | None], str]) -> str:
     """How often containers were restarted, and how long ago the last one was."""
     status: Manifest = pod.get("status") or {}
     restarts, last = 0, ""
-    containers: list[Any] = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    containers: list[Any] = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
     for container in containers:
         restarts += container.get("restartCount", 0)
         ended = (container.get("lastState") or {}).get("terminated") or {}

@@ -55,7 +55,11 @@ def default_pod_spec(spec: Manifest) -> None:
 
 
 def _containers(spec: Manifest) -> list[Manifest]:
-    return [*(spec.get("containers") or ()), *(spec.get("initContainers") or ()), *(spec.get("ephemeralContainers") or ())]
+    return [
+        *(spec.get("containers") or ()),
+        *(spec.get("initContainers") or ()),
+        *(spec.get("ephemeralContainers") or ()),
+    ]
 
 
 def _use_host_ports(spec: Manifest) -> None:
@@ -93,7 +97,12 @@ def _is_latest(image: str) -> bool:
 
 
 def _default_probe(probe: Manifest) -> None:
-    for name, value in (("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)):
+    for name, value in (
+        ("timeoutSeconds", 1),
+        ("periodSeconds", 10),
+        ("successThreshold", 1),
+        ("failureThreshold", 3),
+    ):
         if not probe.get(name):
             probe[name] = value
     if probe.get("grpc") is not None:

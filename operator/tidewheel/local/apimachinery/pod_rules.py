@@ -59,7 +59,9 @@ def validate_pod_spec(spec: Manifest, path: str = "spec") -> list[FieldError]:
         errors += _container(container, where, known, taken)
         if container.get("restartPolicy") != "Always":
             errors += [
-                forbidden(f"{where}.{name}", "may not be set for init containers without restartPolicy=Always")
+                forbidden(
+                    f"{where}.{name}", "may not be set for init containers without restartPolicy=Always"
+                )
                 for name in ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
                 if container.get(name) is not None
             ]
@@ -68,7 +70,9 @@ def validate_pod_spec(spec: Manifest, path: str = "spec") -> list[FieldError]:
     errors += validate_labels(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
     if spec.get("serviceAccountName"):
         name = spec["serviceAccountName"]
-        errors += [invalid(f"{path}.serviceAccountName", name, text) for text in names.subdomain_complaints(name)]
+        errors += [
+            invalid(f"{path}.serviceAccountName", name, text) for text in names.subdomain_complaints(name)
+        ]
     if spec.get("nodeName"):
         name = spec["nodeName"]
         errors += [invalid(f"{path}.nodeName", name, text) for text in names.subdomain_complaints(name)]
@@ -78,10 +82,14 @@ def validate_pod_spec(spec: Manifest, path: str = "spec") -> list[FieldError]:
         errors.append(invalid(f"{path}.activeDeadlineSeconds", deadline, text))
     for name in ("hostname", "subdomain"):
         if spec.get(name):
-            errors += [invalid(f"{path}.{name}", spec[name], text) for text in names.label_complaints(spec[name])]
+            errors += [
+                invalid(f"{path}.{name}", spec[name], text) for text in names.label_complaints(spec[name])
+            ]
     grace = spec.get("terminationGracePeriodSeconds")
     if grace is not None and grace < 0:
-        errors.append(invalid(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than or equal to 0"))
+        errors.append(
+            invalid(f"{path}.terminationGracePeriodSeconds", grace, "must be greater than or equal to 0")
+        )
     errors += validate_tolerations(spec.get("tolerations") or (), f"{path}.tolerations")
     errors += _affinity(spec.get("affinity") or {}, f"{path}.affinity")
     errors += _spread(spec.get("topologySpreadConstraints") or (), f"{path}.topologySpreadConstraints")
@@ -115,7 +123,7 @@ def validate_pod_update(new: Manifest, old: Manifest) -> list[FieldError]:
     allowed = ["activeDeadlineSeconds", *(["tolerations"] if tolerations_grow else [])]
     if before.get("terminationGracePeriodSeconds", 0) < 0 and after.get("terminationGracePeriodSeconds") == 1:
         allowed.append("terminationGracePeriodSeconds")
-    gates = [gate for gate in before.get("schedulingGates") or ()]
+    gates = list(before.get("schedulingGates") or ())
     if all(gate in gates for gate in after.get("schedulingGates") or ()):
         allowed.append("schedulingGates")
     for name in allowed:
@@ -129,7 +137,10 @@ def validate_pod_update(new: Manifest, old: Manifest) -> list[FieldError]:
 def _still_tolerated(toleration: Manifest, tolerations: list[Manifest]) -> bool:
     """Whether a toleration is still there; its seconds may have changed."""
     bare = {key: value for key, value in toleration.items() if key != "tolerationSeconds"}
-    return any({key: value for key, value in each.items() if key != "tolerationSeconds"} == bare for each in tolerations)
+    return any(
+        {key: value for key, value in each.items() if key != "tolerationSeconds"} == bare
+        for each in tolerations
+    )
 
 
 def _choice(value: Any, choices: Iterable[str], path: str) -> Iterator[FieldError]:
@@ -158,7 +169,9 @@ def _container(container: Manifest, path: str, volumes: set[Any], taken: set[str
     yield from _environment(container.get("env") or (), f"{path}.env")
     yield from _mounts(container.get("volumeMounts") or (), f"{path}.volumeMounts", volumes)
     yield from _choice(container.get("imagePullPolicy"), _PULL_POLICIES, f"{path}.imagePullPolicy")
-    yield from _choice(container.get("terminationMessagePolicy"), _TERMINATION_POLICIES, f"{path}.terminationMessagePolicy")
+    yield from _choice(
+        container.get("terminationMessagePolicy"), _TERMINATION_POLICIES, f"{path}.terminationMessagePolicy"
+    )
     yield from _resources(container.get("resources") or {}, f"{path}.resources")
     for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(probe) is not None:
@@ -238,7 +251,9 @@ def _resources(resources: Manifest, path: str) -> Iterator[FieldError]:
             for complaint in names.qualified_name_complaints(name):
                 yield invalid(f"{path}.{kind}[{name}]", name, complaint)
             if "/" not in name and name not in _NATIVE_RESOURCES and not name.startswith("hugepages-"):
-                yield invalid(f"{path}.{kind}[{name}]", name, "must be a standard resource type or fully qualified")
+                yield invalid(
+                    f"{path}.{kind}[{name}]", name, "must be a standard resource type or fully qualified"
+                )
             amount = quantity(text)
             if amount < 0:
                 yield invalid(where, text, "must be greater than or equal to 0")
@@ -262,7 +277,13 @@ def _probe(probe: Manifest, path: str, *, one_success: bool) -> Iterator[FieldEr
         yield required(path, "must specify a handler type")
     for name in given[1:]:
         yield forbidden(f"{path}.{name}", "may not specify more than 1 handler type")
-    for name in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
+    for name in (
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ):
         if probe.get(name, 0) < 0:
             yield invalid(f"{path}.{name}", probe[name], "must be greater than or equal to 0")
     if one_success and probe.get("successThreshold", 1) != 1:
@@ -294,7 +315,11 @@ def _volumes(volumes: Any, path: str) -> Iterator[FieldError]:
             yield required(where, "must specify a volume type")
         for source in sources[1:]:
             yield forbidden(f"{where}.{source}", "may not specify more than 1 volume type")
-        for source, field in (("secret", "secretName"), ("configMap", "name"), ("persistentVolumeClaim", "claimName")):
+        for source, field in (
+            ("secret", "secretName"),
+            ("configMap", "name"),
+            ("persistentVolumeClaim", "claimName"),
+        ):
             if volume.get(source) is not None and not volume[source].get(field):
                 yield required(f"{where}.{source}.{field}")
         if volume.get("hostPath") is not None and not volume["hostPath"].get("path"):
@@ -310,13 +335,15 @@ def validate_tolerations(tolerations: Any, path: str) -> Iterator[FieldError]:
             for text in names.qualified_name_complaints(key):
                 yield invalid(f"{where}.key", key, text)
         elif operator != "Exists":
-            text = "operator must be Exists when `key` is empty, which means \"match all values and all keys\""
+            text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
             yield invalid(f"{where}.operator", operator, text)
         if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
             text = "effect must be 'NoExecute' when `tolerationSeconds` is set"
             yield invalid(f"{where}.effect", effect, text)
         if operator == "Exists" and toleration.get("value"):
-            yield invalid(f"{where}.operator", toleration["value"], "value must be empty when `operator` is 'Exists'")
+            yield invalid(
+                f"{where}.operator", toleration["value"], "value must be empty when `operator` is 'Exists'"
+            )
         if operator and operator not in _OPERATORS:
             yield not_supported(f"{where}.operator", operator, ("Equal", "Exists"))
         if effect and effect not in _EFFECTS:
@@ -331,8 +358,13 @@ def _affinity(affinity: Manifest, path: str) -> Iterator[FieldError]:
         yield required(where, "must have at least one node selector term")
     for kind in ("podAffinity", "podAntiAffinity"):
         rules = affinity.get(kind) or {}
-        strict, soft = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
-        terms = [(f"{path}.{kind}.{strict}[{index}]", term) for index, term in enumerate(rules.get(strict) or ())]
+        strict, soft = (
+            "requiredDuringSchedulingIgnoredDuringExecution",
+            "preferredDuringSchedulingIgnoredDuringExecution",
+        )
+        terms = [
+            (f"{path}.{kind}.{strict}[{index}]", term) for index, term in enumerate(rules.get(strict) or ())
+        ]
         for index, weighted in enumerate(rules.get(soft) or ()):
             where = f"{path}.{kind}.{soft}[{index}]"
             if not 1 <= weighted.get("weight", 0) <= 100:

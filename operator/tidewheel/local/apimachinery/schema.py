@@ -15,7 +15,9 @@ _SCHEMA_PROPS: Final = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1
 # Definitions without properties that hold whatever JSON they are given.
 _FREE_FORM: Final = frozenset({"RawExtension", "FieldsV1", "JSON", "Patch"})
 # Definitions that hold a schema, or sometimes something simpler: a boolean or a list.
-_SCHEMA_OR: Final = frozenset({"JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"})
+_SCHEMA_OR: Final = frozenset(
+    {"JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray"}
+)
 # The published OpenAPI leaves defaults out, but keyed lists need those of their keys to name an item that omits one.
 _KEY_DEFAULTS: Final = {"protocol": "TCP"}
 
@@ -63,7 +65,9 @@ class Schema:
             name in _FREE_FORM
         )
         self.is_quantity: bool = name == "Quantity"
-        self.is_int_or_string: bool = name == "IntOrString" or bool(raw.get("x-kubernetes-int-or-string", False))
+        self.is_int_or_string: bool = name == "IntOrString" or bool(
+            raw.get("x-kubernetes-int-or-string", False)
+        )
         self.is_atomic: bool = (
             self.list_type == "atomic"
             if self.type == "array"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tidewheel.local.apimachinery.fields import Gvk, Manifest
 
-_TOKEN: Final = re.compile(r"\s*(==|!=|[=!(),<>]|[^\s=!(),<>]+)")
+_SPLIT: Final = re.compile(r"\s*(==|!=|[=!(),<>]|[^\s=!(),<>]+)")
 _SYMBOLS: Final = frozenset({"==", "!=", "=", "!", "(", ")", ",", "<", ">"})
 _METADATA_FIELDS: Final = ("metadata.name", "metadata.namespace")
 _FIELDS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
@@ -95,7 +95,9 @@ class LabelSelector:
         """A selector from `matchLabels` and `matchExpressions`; None matches nothing in the API, here everything."""
         if not selector:
             return cls()
-        equal = [Requirement(key, "In", (value,)) for key, value in (selector.get("matchLabels") or {}).items()]
+        equal = [
+            Requirement(key, "In", (value,)) for key, value in (selector.get("matchLabels") or {}).items()
+        ]
         rest = [
             Requirement(each.get("key", ""), each.get("operator", ""), tuple(each.get("values") or ()))
             for each in selector.get("matchExpressions") or ()
@@ -118,7 +120,9 @@ def selector_errors(selector: Mapping[str, Any], field: str) -> Iterator[FieldEr
                 yield required(f"{path}.values", "must be specified when `operator` is 'In' or 'NotIn'")
         elif operator in ("Exists", "DoesNotExist"):
             if values:
-                yield forbidden(f"{path}.values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+                yield forbidden(
+                    f"{path}.values", "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                )
         else:
             yield invalid(f"{path}.operator", operator, "not a valid selector operator")
         for text in names.qualified_name_complaints(each.get("key", "")):
@@ -137,11 +141,13 @@ def parse_label_selector(text: str) -> LabelSelector:
         return LabelSelector()
     while True:
         requirements.append(parser.requirement())
-        token = parser.take()
-        if token == "":
+        symbol = parser.take()
+        if symbol == "":
             break
-        if token != ",":
-            raise BadRequest(f"unable to parse requirement: found '{token}', expected: ',' or 'end of string'")
+        if symbol != ",":
+            raise BadRequest(
+                f"unable to parse requirement: found '{symbol}', expected: ',' or 'end of string'"
+            )
         if parser.peek() == "":
             raise BadRequest("unable to parse requirement: found '', expected: identifier after ','")
     for requirement in requirements:
@@ -156,7 +162,9 @@ def _check(requirement: Requirement) -> None:
         if requirement.operator in ("Gt", "Lt"):
             if not re.fullmatch(r"[+-]?\d+", value):
                 text = "for 'Gt', 'Lt' operators, the value must be an integer"
-                raise BadRequest(f'unable to parse requirement: values[0][{requirement.key}]: Invalid value: "{value}": {text}')
+                raise BadRequest(
+                    f'unable to parse requirement: values[0][{requirement.key}]: Invalid value: "{value}": {text}'
+                )
             continue
         for text in names.label_value_complaints(value):
             raise BadRequest(
@@ -166,16 +174,16 @@ def _check(requirement: Requirement) -> None:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._tokens = _TOKEN.findall(text)
+        self._tokens = _SPLIT.findall(text)
         self._next = 0
 
     def peek(self) -> str:
         return self._tokens[self._next] if self._next < len(self._tokens) else ""
 
     def take(self) -> str:
-        token = self.peek()
+        symbol = self.peek()
         self._next += 1
-        return token
+        return symbol
 
     def requirement(self) -> Requirement:
         if self.peek() == "!":
@@ -201,30 +209,30 @@ class _Parser:
         raise BadRequest(f"unable to parse requirement: found '{self.peek()}', expected: {expected}")
 
     def _word(self, expected: str) -> str:
-        token = self.take()
-        if token == "" or token in _SYMBOLS:
-            raise BadRequest(f"unable to parse requirement: found '{token}', expected: {expected}")
-        return token
+        symbol = self.take()
+        if symbol == "" or symbol in _SYMBOLS:
+            raise BadRequest(f"unable to parse requirement: found '{symbol}', expected: {expected}")
+        return symbol
 
     def _value(self) -> str:
         """A value after an equals sign, which may be empty."""
         return "" if self.peek() in ("", ",") else self._word("identifier")
 
     def _values(self) -> tuple[str, ...]:
-        token = self.take()
-        if token != "(":
-            raise BadRequest(f"unable to parse requirement: found '{token}', expected: '('")
+        symbol = self.take()
+        if symbol != "(":
+            raise BadRequest(f"unable to parse requirement: found '{symbol}', expected: '('")
         values: list[str] = []
         while True:
             if self.peek() in (",", ")"):
                 values.append("")
             else:
                 values.append(self._word("identifier"))
-            token = self.take()
-            if token == ")":
+            symbol = self.take()
+            if symbol == ")":
                 return tuple(sorted(set(values)))
-            if token != ",":
-                raise BadRequest(f"unable to parse requirement: found '{token}', expected: ',' or ')'")
+            if symbol != ",":
+                raise BadRequest(f"unable to parse requirement: found '{symbol}', expected: ',' or ')'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +248,18 @@ class FieldSelector:
     @property
     def name(self) -> str | None:
         """The one `metadata.name` that can match, or None when the selector does not ask for one."""
-        return next((value for path, is_equal, value in self.terms if is_equal and path == "metadata.name"), None)
+        return next(
+            (value for path, is_equal, value in self.terms if is_equal and path == "metadata.name"), None
+        )
 
 
 def supported_fields(gvk: Gvk, selectable: Iterable[str] = ()) -> tuple[str, ...]:
     """The fields that a kind can be selected by; `selectable` are those that a CRD declares (`spec.color`)."""
-    return (*_METADATA_FIELDS, *_FIELDS.get((gvk.group, gvk.kind), ()), *(each.removeprefix(".") for each in selectable))
+    return (
+        *_METADATA_FIELDS,
+        *_FIELDS.get((gvk.group, gvk.kind), ()),
+        *(each.removeprefix(".") for each in selectable),
+    )
 
 
 def parse_field_selector(text: str, supported: Iterable[str]) -> FieldSelector:

@@ -64,7 +64,7 @@ def _group(crd: Manifest, group: str) -> Iterator[FieldError]:
         yield invalid("spec.group", group, "should be a domain with at least one dot")
     annotations = crd.get("metadata", {}).get("annotations") or {}
     if group.endswith((".k8s.io", ".kubernetes.io")) and not annotations.get(_APPROVAL):
-        text = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111"
+        text = 'protected groups must have approval annotation "api-approved.kubernetes.io", see https://github.com/kubernetes/enhancements/pull/1111'
         yield required(f"metadata.annotations[{_APPROVAL}]", text)
 
 

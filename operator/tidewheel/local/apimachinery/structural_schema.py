@@ -29,7 +29,11 @@ _LIST_TYPE: Final = "x-kubernetes-list-type"
 _LIST_KEYS: Final = "x-kubernetes-list-map-keys"
 _MAP_TYPE: Final = "x-kubernetes-map-type"
 _RULES: Final = "x-kubernetes-validations"
-_LEVELS: Final = {"root": "at the root", "items": "for specified array items", "field": "for specified object fields"}
+_LEVELS: Final = {
+    "root": "at the root",
+    "items": "for specified array items",
+    "field": "for specified object fields",
+}
 
 
 def schema_errors(root: Manifest, path: str) -> list[FieldError]:
@@ -38,7 +42,11 @@ def schema_errors(root: Manifest, path: str) -> list[FieldError]:
     if not errors:
         errors = [*_structural(root, path, "root"), *_complete(root, path)]
     if not errors:
-        errors = [*_markers(root, path), *_defaults(root, path, in_metadata=False), *_rules(root, path, is_root=True)]
+        errors = [
+            *_markers(root, path),
+            *_defaults(root, path, in_metadata=False),
+            *_rules(root, path, is_root=True),
+        ]
     return errors
 
 
@@ -79,7 +87,9 @@ def _supported(node: Manifest, path: str) -> Iterator[FieldError]:
     if additional is False:
         yield forbidden(f"{path}.additionalProperties", "additionalProperties cannot be set to false")
     if additional not in (None, False) and node.get("properties"):
-        yield forbidden(f"{path}.additionalProperties", "additionalProperties and properties are mutual exclusive")
+        yield forbidden(
+            f"{path}.additionalProperties", "additionalProperties and properties are mutual exclusive"
+        )
     if isinstance(node.get("items"), list):
         yield forbidden(f"{path}.items", "items must be a schema object and not an array")
     if node.get("type") == "array" and node.get("items") is None:
@@ -109,7 +119,9 @@ def _structural(node: Manifest, path: str, level: str) -> Iterator[FieldError]:
         yield invalid(f"{path}.type", kind, f"must be empty if {_EITHER} is true")
     for branch, where in _branches(node, path):
         is_pattern = where.startswith(f"{path}.anyOf") and is_either and node["anyOf"] == _INT_OR_STRING
-        is_nested_pattern = where == f"{path}.allOf[0]" and is_either and branch.get("anyOf") == _INT_OR_STRING
+        is_nested_pattern = (
+            where == f"{path}.allOf[0]" and is_either and branch.get("anyOf") == _INT_OR_STRING
+        )
         if not is_pattern and not is_nested_pattern:
             yield from _value_only(branch, where)
     if node.get(_EMBEDDED):
@@ -138,9 +150,11 @@ def _embedded(node: Manifest, path: str) -> Iterator[FieldError]:
 
 def _metadata(metadata: Manifest, path: str) -> Iterator[FieldError]:
     text = "must not specify anything other than name and generateName, but metadata is implicitly specified"
-    if metadata.keys() - {"type", "properties", "description"} or metadata.get("type", "object") != "object":
-        yield forbidden(path, text)
-    elif (metadata.get("properties") or {}).keys() - {"name", "generateName"}:
+    if (
+        metadata.keys() - {"type", "properties", "description"}
+        or metadata.get("type", "object") != "object"
+        or (metadata.get("properties") or {}).keys() - {"name", "generateName"}
+    ):
         yield forbidden(path, text)
 
 
@@ -234,12 +248,16 @@ def _keyed(node: Manifest, items: Manifest, path: str) -> Iterator[FieldError]:
             continue
         where = f"{path}.items.properties[{key}]"
         if prop.get("type") in ("array", "object"):
-            yield invalid(f"{where}.type", prop["type"], f"must be a scalar type if parent array's {_LIST_TYPE} is map")
+            yield invalid(
+                f"{where}.type", prop["type"], f"must be a scalar type if parent array's {_LIST_TYPE} is map"
+            )
         if "default" not in prop and key not in (items.get("required") or ()):
             text = f"this property is in {_LIST_KEYS}, so it must have a default or be a required property"
             yield required(f"{where}.default", text)
         if prop.get("nullable"):
-            yield forbidden(f"{where}.nullable", f"this property is in {_LIST_KEYS}, so it cannot be nullable")
+            yield forbidden(
+                f"{where}.nullable", f"this property is in {_LIST_KEYS}, so it cannot be nullable"
+            )
     if len(set(keys)) != len(keys):
         yield invalid(f"{path}.{_LIST_KEYS}", list(keys), "must not contain duplicate entries")
 
@@ -249,9 +267,13 @@ def _set(items: Manifest, path: str) -> Iterator[FieldError]:
     if items.get("nullable"):
         yield forbidden(f"{path}.nullable", f"cannot be nullable when {_LIST_TYPE} is set")
     if kind == "array" and items.get(_LIST_TYPE, "atomic") != "atomic":
-        yield invalid(f"{path}.{_LIST_TYPE}", items[_LIST_TYPE], "must be atomic as item of a list with set type")
+        yield invalid(
+            f"{path}.{_LIST_TYPE}", items[_LIST_TYPE], "must be atomic as item of a list with set type"
+        )
     if kind == "object" and items.get(_MAP_TYPE) != "atomic":
-        yield invalid(f"{path}.{_MAP_TYPE}", items.get(_MAP_TYPE), "must be atomic as item of a list with set type")
+        yield invalid(
+            f"{path}.{_MAP_TYPE}", items.get(_MAP_TYPE), "must be atomic as item of a list with set type"
+        )
 
 
 # --- defaults --------------------------------------------------------------------------------------------------------
@@ -329,7 +351,9 @@ def _field_path(field: str, node: Manifest, path: str) -> Iterator[FieldError]:
         key = name[0] or name[1]
         here = properties.get(key) or here.get("additionalProperties")
         if not isinstance(here, dict):
-            yield invalid(path, field, f"fieldPath must be a valid path: does not refer to a valid field: {key}")
+            yield invalid(
+                path, field, f"fieldPath must be a valid path: does not refer to a valid field: {key}"
+            )
             return
     if not re.fullmatch(r"(\.[A-Za-z_]\w*|\['[^']*'\])+", field):
         yield invalid(path, field, "fieldPath must be a valid path")

@@ -39,12 +39,19 @@ def table(
     rows: list[Manifest] = []
     listed = list(objects)
     chosen = _builtin_columns(gvk) if columns is None else None
-    printers = None if columns is None else [(dict(column), jsonpath.compile_path(column["jsonPath"])) for column in columns]
+    printers = (
+        None
+        if columns is None
+        else [(dict(column), jsonpath.compile_path(column["jsonPath"])) for column in columns]
+    )
     for obj in listed:
         if chosen is not None:
             cells = [column.cell(obj, now) for column in chosen]
         else:
-            cells = [obj["metadata"].get("name", ""), *_custom_cells(obj, printers or (), now, is_bare=not printers)]
+            cells = [
+                obj["metadata"].get("name", ""),
+                *_custom_cells(obj, printers or (), now, is_bare=not printers),
+            ]
         row: Manifest = {"cells": cells}
         if include_object == "Object":
             row["object"] = obj
@@ -58,9 +65,16 @@ def table(
     if list_metadata is None:
         version = listed[0]["metadata"].get("resourceVersion", "") if len(listed) == 1 else ""
         list_metadata = {"resourceVersion": version}
-    answer: Manifest = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": dict(list_metadata), "rows": rows}
+    answer: Manifest = {
+        "apiVersion": "meta.k8s.io/v1",
+        "kind": "Table",
+        "metadata": dict(list_metadata),
+        "rows": rows,
+    }
     definitions = (
-        [_definition(column) for column in chosen] if chosen is not None else _custom_definitions(printers or ())
+        [_definition(column) for column in chosen]
+        if chosen is not None
+        else _custom_definitions(printers or ())
     )
     answer["columnDefinitions"] = definitions if with_definitions else None
     return answer
@@ -108,7 +122,13 @@ def _custom_definitions(printers: Iterable[Any]) -> list[Manifest]:
             }
         )
     if len(definitions) == 1:
-        age = {"description": _documented("creationTimestamp"), "format": "", "name": "Age", "priority": 0, "type": "date"}
+        age = {
+            "description": _documented("creationTimestamp"),
+            "format": "",
+            "name": "Age",
+            "priority": 0,
+            "type": "date",
+        }
         definitions.append(age)
     return definitions
 
@@ -135,10 +155,15 @@ def _definition(column: Column) -> Manifest:
 
 
 def _name_definition() -> Manifest:
-    return {"description": _documented("name"), "format": "name", "name": "Name", "priority": 0, "type": "string"}
+    return {
+        "description": _documented("name"),
+        "format": "name",
+        "name": "Name",
+        "priority": 0,
+        "type": "string",
+    }
 
 
 def _documented(field: str) -> str:
     text: str = builtin_definitions()[_META]["properties"][field]["description"]
     return text
-

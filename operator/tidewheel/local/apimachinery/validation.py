@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 
 # Errors after which CEL rules are not evaluated, because they may rely on what is missing.
 _BLOCKING: Final = frozenset(
-    {"FieldValueNotSupported", "FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany", "FieldValueTypeInvalid"}
+    {
+        "FieldValueNotSupported",
+        "FieldValueRequired",
+        "FieldValueTooLong",
+        "FieldValueTooMany",
+        "FieldValueTypeInvalid",
+    }
 )
 _NOT_CHECKED: Final = FieldError(
     "<nil>",
@@ -87,7 +93,9 @@ def validate(obj: Manifest, schema: Schema, old: Manifest | None = None) -> list
     return _and_rules(errors, obj, schema, old)
 
 
-def _and_rules(errors: list[FieldError], obj: Manifest, schema: Schema, old: Manifest | None) -> list[FieldError]:
+def _and_rules(
+    errors: list[FieldError], obj: Manifest, schema: Schema, old: Manifest | None
+) -> list[FieldError]:
     if any(error.reason in _BLOCKING for error in errors):
         return [*errors, _NOT_CHECKED]
     return [*errors, *rule_errors(obj, schema, old)]
@@ -119,7 +127,9 @@ def _schema_errors(value: Any, schema: Schema, path: str, old: Any) -> Iterator[
     if wanted:
         error = wrong_type(path, value, "")
         printed = error.message.removeprefix("Invalid value: ").removesuffix(": ")
-        yield FieldError(path, error.reason, f"{error.message}{path} in body must be of type {wanted}: {printed}")
+        yield FieldError(
+            path, error.reason, f"{error.message}{path} in body must be of type {wanted}: {printed}"
+        )
         return
     raw = schema.raw
     if "enum" in raw and not any(value == each and type(value) is type(each) for each in raw["enum"]):
@@ -201,14 +211,18 @@ def _array_errors(value: list[Any], schema: Schema, path: str, old: Any) -> Iter
         return
     before = _items_by_key(old, schema)
     for index, item in enumerate(value):
-        yield from _schema_errors(item, schema.items, f"{path}[{index}]", before.get(_key(item, schema), _MISSING))
+        yield from _schema_errors(
+            item, schema.items, f"{path}[{index}]", before.get(_key(item, schema), _MISSING)
+        )
 
 
 def _object_errors(value: Manifest, schema: Schema, path: str, old: Any) -> Iterator[FieldError]:
     raw = schema.raw
     most, least = raw.get("maxProperties"), raw.get("minProperties")
     if most is not None and len(value) > most:
-        yield FieldError(path, "FieldValueTooMany", f"Too many: {len(value)}: must have at most {most} properties")
+        yield FieldError(
+            path, "FieldValueTooMany", f"Too many: {len(value)}: must have at most {most} properties"
+        )
     if least is not None and len(value) < least:
         yield invalid(path, value, f"{path} in body should have at least {least} properties")
     names = (*schema.required, "apiVersion", "kind") if schema.is_embedded else schema.required
@@ -219,7 +233,9 @@ def _object_errors(value: Manifest, schema: Schema, path: str, old: Any) -> Iter
     for key, child in value.items():
         known = schema.properties.get(key)
         if known is not None:
-            yield from _schema_errors(child, known, f"{path}.{key}" if path else key, before.get(key, _MISSING))
+            yield from _schema_errors(
+                child, known, f"{path}.{key}" if path else key, before.get(key, _MISSING)
+            )
         elif schema.additional is not None:
             yield from _schema_errors(child, schema.additional, f"{path}.{key}", before.get(key, _MISSING))
 
@@ -294,7 +310,9 @@ def _list_errors(value: Any, schema: Schema, path: str, old: Any) -> Iterator[Fi
         for key, child in value.items():
             known = schema.properties.get(key)
             if known is not None:
-                yield from _list_errors(child, known, f"{path}.{key}" if path else key, before.get(key, _MISSING))
+                yield from _list_errors(
+                    child, known, f"{path}.{key}" if path else key, before.get(key, _MISSING)
+                )
             elif schema.additional is not None:
                 yield from _list_errors(child, schema.additional, f"{path}[{key}]", before.get(key, _MISSING))
     elif isinstance(value, list) and schema.items is not None:
