@@ -79,7 +79,7 @@ app.kubernetes.io/component: operator
   verbs: ["get", "list", "watch"]
 - apiGroups: ["tidewheel.dev"]
   resources: ["pdservices/status"]
-  verbs: ["patch", "update"]
+  verbs: ["patch"]
 - apiGroups: ["tidewheel.dev"]
   resources: ["pdservices/finalizers"]
   verbs: ["update"]
@@ -97,10 +97,7 @@ app.kubernetes.io/component: operator
   verbs: ["get", "list", "watch", "create", "patch", "delete"]
 - apiGroups: ["events.k8s.io"]
   resources: ["events"]
-  verbs: ["create", "patch", "update"]
-- apiGroups: [""]
-  resources: ["events"]
-  verbs: ["create", "patch", "update"]
+  verbs: ["get", "create", "patch"]
 {{- end -}}
 
 {{/* Stops values that pass the schema one by one and cannot work together. */}}

@@ -36,7 +36,7 @@ IN_WATCHED_NAMESPACES: tuple[Permission, ...] = (
     Permission(
         group=PD_SERVICES.group,
         resource=f"{PD_SERVICES.plural}/status",
-        verbs=("patch", "update"),
+        verbs=("patch",),
         reason="say what is",
     ),
     Permission(
@@ -59,14 +59,8 @@ IN_WATCHED_NAMESPACES: tuple[Permission, ...] = (
     Permission(
         group=EVENTS.group,
         resource=EVENTS.plural,
-        verbs=("create", "patch", "update"),
-        reason="tell people why",
-    ),
-    Permission(
-        group="",
-        resource=EVENTS.plural,
-        verbs=("create", "patch", "update"),
-        reason="the same, for old clients",
+        verbs=("get", "create", "patch"),
+        reason="tell people why, and count what happens again",
     ),
 )
 
