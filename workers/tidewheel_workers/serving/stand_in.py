@@ -1,7 +1,7 @@
 """An engine without a model, for fault tests and dry runs of a deployment: it answers with the prompt, read from the KV.
 
-The source is `stand-in:` with optional settings, such as `stand-in:tokens=500,step_ms=5`: the prompt is repeated until
-`tokens` characters are out, one every `step_ms` milliseconds. A token is a byte. As the answer is read from the
+The source is `stand-in`, or `stand-in:tokens=500,step_ms=5,prefill_ms=100` with any of these settings: the prompt is
+repeated until `tokens` characters are out, one every `step_ms` milliseconds. A token is a byte. As the answer is read from the
 transferred KV and from nothing else, a KV cache that did not arrive shows in the text.
 """
 
@@ -34,7 +34,7 @@ from tidewheel_workers.serving.engine import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-SCHEME = "stand-in:"
+NAME = "stand-in"
 SHAPE = KVShape(layers=2, kv_heads=1, head_dim=8, dtype="float32")
 VECTOR = SHAPE.head_dim * SHAPE.kv_heads  # floats of one token in one plane
 
@@ -45,6 +45,11 @@ class _Running:
     sampling: Sampling
     max_tokens: int
     tokens: int = 0
+
+
+def is_stand_in(source: str) -> bool:
+    """Whether a model source asks for this engine."""
+    return source.partition(":")[0] == NAME
 
 
 class StandInEngine:
@@ -74,13 +79,13 @@ class StandInEngine:
 
     @classmethod
     def from_source(cls, source: str, *, max_context: int, slots: int) -> StandInEngine:
-        """From the text after `stand-in:`.
+        """From a text as the module's docstring gives it.
 
         Raises:
             ModelNotFound: a setting that does not exist.
         """
         given: dict[str, int] = {}
-        for part in filter(None, source.removeprefix(SCHEME).split(",")):
+        for part in filter(None, source.partition(":")[2].split(",")):
             name, _, value = part.partition("=")
             if name not in {"tokens", "step_ms", "prefill_ms"} or not value.isdigit():
                 raise ModelNotFound(

@@ -31,7 +31,7 @@ from tidewheel_workers.serving.openai_api import (
 from tidewheel_workers.serving.peers import Peers
 from tidewheel_workers.serving.service import Readiness
 from tidewheel_workers.serving.slots import Slots
-from tidewheel_workers.serving.stand_in import SCHEME, StandInEngine
+from tidewheel_workers.serving.stand_in import StandInEngine, is_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,7 +178,7 @@ def translate(error: Exception, *, max_context: int) -> ApiError:
 
 
 def _load(settings: WorkerSettings) -> ServingEngine:
-    if settings.model_source.startswith(SCHEME):
+    if is_stand_in(settings.model_source):
         return StandInEngine.from_source(
             settings.model_source, max_context=settings.max_context_tokens, slots=settings.slots
         )

@@ -1,0 +1,107 @@
+"""When a worker belongs to its group, whom it accepts, and when it is ready."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.unit.serving.group import decode_member, membership, table
+
+from tidewheel_workers.serving.stand_in import StandInEngine
+
+
+def test_without_a_table_nobody_is_ready_or_accepted():
+    prefill = membership("prefill")
+    assert not prefill.is_ready
+    assert "not been published" in prefill.explanation
+    assert prefill.judge(membership("decode").hello()).reason == "not_formed"
+
+
+def test_a_worker_is_ready_once_every_peer_is_verified():
+    prefill = membership("prefill")
+    prefill.update(table(decode_member(1)))
+    prefill.connected("u-d0")
+    assert not prefill.is_ready
+    assert "d1 at 127.66.0.3:7001 (has not connected)" in prefill.explanation
+    prefill.connected("u-d1")
+    assert prefill.is_ready
+    assert prefill.explanation == "all 2 peers are verified"
+
+
+def test_a_peer_that_joins_or_leaves_later_does_not_stop_those_who_serve():
+    prefill = membership("prefill")
+    prefill.update(table())
+    prefill.connected("u-d0")
+    prefill.update(table(decode_member(1)))
+    assert prefill.is_ready
+    prefill.update(table())
+    assert prefill.is_ready
+
+
+def test_without_any_verified_peer_a_worker_is_not_ready_until_one_is_back():
+    prefill = membership("prefill")
+    prefill.update(table())
+    prefill.connected("u-d0")
+    prefill.disconnected("u-d0")
+    assert not prefill.is_ready
+    assert "its connection closed" in prefill.explanation
+    prefill.connected("u-d0")
+    assert prefill.is_ready
+
+
+def test_a_peer_with_two_connections_stays_verified_when_one_closes():
+    prefill = membership("prefill")
+    prefill.update(table())
+    prefill.connected("u-d0")
+    prefill.connected("u-d0")
+    prefill.disconnected("u-d0")
+    assert prefill.is_ready
+
+
+def test_a_namesake_with_another_uid_is_not_in_the_table():
+    replaced = membership("prefill", uid="u-old")
+    replaced.update(table())
+    assert replaced.me is None
+    assert "pod p0 (u-old) is not in the rank table" in replaced.explanation
+
+
+def test_a_table_of_another_group_is_refused():
+    with pytest.raises(ValueError, match="group other"):
+        membership("prefill").update(table(group="other"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"group": "g9"}, "wrong_group", id="another group"),
+        pytest.param({"uid": "u-x"}, "unknown_member", id="not in the table"),
+        pytest.param({"uid": "u-p0"}, "unknown_member", id="of the same role"),
+        pytest.param({"model_digest": "x"}, "model_mismatch", id="another model"),
+        pytest.param({"layout_digest": "x"}, "layout_mismatch", id="another KV layout"),
+        pytest.param({"byte_order": "big"}, "byte_order_mismatch", id="another byte order"),
+    ],
+)
+def test_who_is_refused_and_why(changes, reason):
+    prefill, decode = membership("prefill"), membership("decode")
+    for one in (prefill, decode):
+        one.update(table())
+    assert prefill.judge(decode.hello()) is None
+    assert prefill.judge(decode.hello().model_copy(update=changes)).reason == reason
+
+
+def test_tables_may_differ_for_a_moment():
+    prefill, decode = membership("prefill"), membership("decode")
+    prefill.update(table())
+    decode.update(table(decode_member(1)))
+    assert prefill.hello().ranktable_digest != decode.hello().ranktable_digest
+    assert prefill.judge(decode.hello()) is None
+    assert decode.judge(prefill.hello()) is None
+
+
+def test_a_refused_peer_is_named_with_the_reason():
+    other = dataclasses.replace(StandInEngine.identity, model_digest="other")
+    prefill, decode = membership("prefill"), membership("decode", identity=other)
+    for one in (prefill, decode):
+        one.update(table())
+    prefill.judge(decode.hello())
+    assert "d0 serves model other" in prefill.explanation
