@@ -114,13 +114,16 @@ async def cluster(guard: Guard) -> AsyncIterator[tuple[str, HttpApi]]:
 async def until(api: HttpApi, resource: Any, holds: Callable[[list[Manifest]], bool]) -> None:
     """Waits on a watch, not on the clock."""
     seen: dict[str, Manifest] = {}
+    is_complete = False
     async for event in follow(api, resource, TEAM):
         metadata = event.object["metadata"]
-        if event.type == "DELETED":
+        if event.type == "BOOKMARK":
+            is_complete = True
+        elif event.type == "DELETED":
             seen.pop(metadata["name"], None)
-        elif event.type != "BOOKMARK":
+        else:
             seen[metadata["name"]] = event.object
-        if holds(list(seen.values())):
+        if is_complete and holds(list(seen.values())):
             return
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 from tests.chart.pod_security import restricted_violations
-from tests.chart.rendering import CHART, NAMESPACE, ROOT, Refused, helm, render, values_file
+from tests.chart.rendering import CHART, MATRIX, NAMESPACE, ROOT, Refused, helm, render, values_file
+from tidewheel import cli
+from tidewheel.api.pdservice import PDService
+from tidewheel.controllers.defaults import accelerator_table
+from tidewheel.controllers.settings import Address
 
 
 def arguments(rendered) -> dict[str, list[str]]:
@@ -41,6 +45,29 @@ def test_the_operator_is_told_everything_by_flags():
         "--log-format": ["json"],
         "--log-level": ["info"],
     }
+
+
+@pytest.mark.parametrize("matrix", MATRIX)
+def test_the_operator_understands_every_flag_and_its_accelerator_table(matrix, tmp_path):
+    rendered = render(matrix=matrix)
+    table = tmp_path / "accelerators.yaml"
+    table.write_text(rendered.one("ConfigMap")["data"]["accelerators.yaml"])
+    words = [
+        word.replace("/etc/tidewheel/accelerators.yaml", str(table)).replace("$(POD_IP)", "fd00::7")
+        for word in rendered.operator["args"]
+    ]
+
+    given = cli.operator.make_context("operator", words).params
+
+    assert Address.parse(given["health_address"]).port == rendered.operator["ports"][1]["containerPort"]
+    assert accelerator_table(given["accelerators"])["nvidia"].resource == "nvidia.com/gpu"
+
+
+def test_the_example_of_the_chart_is_a_valid_resource():
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+
+    for example in yaml.safe_load(annotations["artifacthub.io/crdsExamples"]):
+        assert PDService.model_validate(example).spec.model.source.package is not None
 
 
 def test_watched_namespaces_become_flags():
