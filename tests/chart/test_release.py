@@ -6,6 +6,7 @@ import pytest
 import yaml
 from tests.chart.pod_security import restricted_violations
 from tests.chart.rendering import CHART, MATRIX, NAMESPACE, ROOT, Refused, helm, render, values_file
+
 from tidewheel import cli
 from tidewheel.api.pdservice import PDService
 from tidewheel.controllers.defaults import accelerator_table
