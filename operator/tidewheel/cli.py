@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +90,47 @@ def operator(
         sys.exit(run(settings))
     except (NoConnection, ValidationError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option("--kubeconfig", type=_EXISTING, help="The cluster; otherwise $KUBECONFIG.")
+@click.option(
+    "--nodes", type=_EXISTING, help="A YAML file of virtual nodes; otherwise one with this machine's size."
+)
+@click.option(
+    "--data",
+    type=_DIRECTORY,
+    default=Path(".tidewheel/node"),
+    show_default=True,
+    help="Pods' files and logs.",
+)
+@click.option("--stand-in", is_flag=True, help="Pods become ready at once without processes.")
+@click.option("--delete-nodes", is_flag=True, help="Delete the Node objects at the end.")
+def node(**options: Any) -> None:
+    """Give a cluster virtual nodes that run pods as processes of this machine."""
+    from tidewheel.kube.connection import NoConnection
+    from tidewheel.local.node.agent import DataDirectoryInUse, run_nodes
+    from tidewheel.local.nodes import NodesFileError
+
+    try:
+        _run(run_nodes(**options))
+    except (NoConnection, NodesFileError, DataDirectoryInUse) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs until done, or cancelled by SIGTERM or Ctrl-C."""
+    import uvloop
+
+    async def until_told() -> None:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for sent in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sent, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    uvloop.run(until_told())
 
 
 def _finish(stale: list[Path], command: str) -> None:
