@@ -291,7 +291,9 @@ class Handlers:
 
     def _written(self, request: web.Request, target: Target, written: Written) -> web.Response:
         form = preferred(request.headers.get("Accept", ""))
-        shown = answer_object(target.resource, written.object, form, request.query, self.writer.clock)
+        shown = written.encoded()
+        if form.shown_as:
+            shown = answer_object(target.resource, written.object(), form, request.query, self.writer.clock)
         response = _encoded(shown, form, status=201 if written.created else 200)
         for warning in written.warnings:
             response.headers.add("Warning", f"299 - {json.dumps(warning)}")

@@ -88,18 +88,23 @@ MESSAGES: Mapping[str, Mapping[int, Field]] = {
         7: Field("name"),
     },
     "NonResourceAttributes": {1: Field("path"), 2: Field("verb")},
+    "SelfSubjectReview": {1: Field("metadata", "ObjectMeta")},
+    "SelfSubjectRulesReview": {1: Field("metadata", "ObjectMeta"), 2: Field("spec", "RulesReviewSpec")},
+    "RulesReviewSpec": {1: Field("namespace")},
     "TokenRequest": {1: Field("metadata", "ObjectMeta"), 2: Field("spec", "TokenRequestSpec")},
     "TokenRequestSpec": {1: Field("audiences", repeated=True), 4: Field("expirationSeconds", "int")},
 }
 
 TOP_LEVEL = frozenset(
     {
-        "Secret",
         "ConfigMap",
-        "Namespace",
         "DeleteOptions",
         "Eviction",
+        "Namespace",
+        "Secret",
         "SelfSubjectAccessReview",
+        "SelfSubjectReview",
+        "SelfSubjectRulesReview",
         "TokenRequest",
     }
 )

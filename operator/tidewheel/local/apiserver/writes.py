@@ -11,7 +11,8 @@ from typing import Any
 
 from tidewheel.local.apimachinery import admission, managedfields
 from tidewheel.local.apiserver import errors, lookups, shaping
-from tidewheel.local.apiserver.conversion import presented_object, to_storage
+from tidewheel.local.apiserver.conversion import presented, presented_object, to_storage
+from tidewheel.local.apiserver.encoding import encode_object
 from tidewheel.local.apiserver.registry import Registry, Resource
 from tidewheel.local.apiserver.requests import (
     Body,
@@ -42,11 +43,26 @@ NOT_FOR_CLIENTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a write led to: the object as its resource shows it, and warnings for the client."""
+    """What a write led to, and warnings for the client."""
 
-    object: Manifest
+    resource: Resource
+    stored: Item | None = None
+    unstored: Manifest | None = None
+    """The object when there is nothing stored: after a dry run, or when the write was the object's end."""
     created: bool = False
     warnings: tuple[str, ...] = ()
+
+    def object(self) -> Manifest:
+        """The object as its resource shows it; a copy that the caller may change."""
+        if self.stored is not None:
+            return presented_object(self.resource, self.stored)
+        return self.unstored or {}
+
+    def encoded(self) -> bytes:
+        """The same, as JSON."""
+        if self.stored is not None:
+            return presented(self.resource, self.stored)
+        return encode_object(self.unstored or {})
 
 
 @dataclass(slots=True)
@@ -216,9 +232,10 @@ class Writer:
             raise errors.already_exists(resource, metadata["name"])
         if resource.storage == "services":
             self.services.allocate(resource, stored, None)
-        if not options.dry_run:
-            obj = presented_object(resource, self.store.put(resource.storage, stored))
-        return Written(object=obj, created=True, warnings=warnings)
+        if options.dry_run:
+            return Written(resource=resource, unstored=obj, created=True, warnings=warnings)
+        item = self.store.put(resource.storage, stored)
+        return Written(resource=resource, stored=item, created=True, warnings=warnings)
 
     def _finish_update(
         self,
@@ -248,20 +265,20 @@ class Writer:
                 lookups.follow_readiness(resource, obj)
         shaping.count_generation(resource, obj, old, subresource)
         if managedfields.is_unchanged(old, obj):
-            return Written(object=old, warnings=warnings)
+            return Written(resource=resource, stored=item, warnings=warnings)
         shaping.check(resource, obj, old, subresource)
         stored = to_storage(resource, obj)
         if is_service:
             self.services.allocate(resource, stored, item.object())
         if options.dry_run:
-            return Written(object=obj, warnings=warnings)
+            return Written(resource=resource, unstored=obj, warnings=warnings)
         if is_finished(resource, stored):
             # Who removes the last finalizer sees the object once more, at the version it had, as in the real server.
             self.store.delete(resource.storage, item, stored)
             obj["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-            return Written(object=obj, warnings=warnings)
+            return Written(resource=resource, unstored=obj, warnings=warnings)
         written = self.store.put(resource.storage, stored)
-        return Written(object=presented_object(resource, written), warnings=warnings)
+        return Written(resource=resource, stored=written, warnings=warnings)
 
 
 def is_finished(resource: Resource, obj: Manifest) -> bool:
