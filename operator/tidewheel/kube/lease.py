@@ -71,7 +71,7 @@ class Election:
 
     @property
     def leads(self) -> bool:
-        """Whether we hold the lease."""
+        """Whether we hold the lease, or held it last and nobody else does."""
         return self._renewed_at is not None
 
     def saw(self, lease: Manifest | None, at: float) -> None:
@@ -81,7 +81,7 @@ class Election:
             self._changed_at = at
         self._spec = {} if lease is None else lease.get("spec") or {}
         self._version = version
-        if self.holder != self.identity:
+        if self.holder not in ("", self.identity):
             self._renewed_at = None
 
     def decide(self, at: float, now: datetime) -> Write | Wait:
@@ -180,7 +180,9 @@ class Elector:
                     if isinstance(step, Write):
                         await self._write(step)
                         break
-                delay = step.seconds if step.seconds < self._times.retry else delay
+                if step.seconds < self._times.retry:
+                    # Just after it runs out, so that the next look takes it.
+                    delay = step.seconds + 0.01
             except (Conflict, AlreadyExists):
                 pass  # another candidate was faster; look at what it wrote
             except Forbidden as error:
@@ -239,11 +241,11 @@ class Elector:
                         await self._write(step)
                         return
             except (Conflict, NotFound):
-                # Changed by someone else; it may still name us.
+                # Changed or deleted by someone else; as long as it names nobody else it is ours.
                 await self._look_again()
             except (ApiError, TimeoutError) as error:
                 logger.warning("the lease was not renewed, trying again: %s", error or "no answer in time")
-                await asyncio.sleep(min(self._jittered(0.5), self._election.seconds_left(self._clock())))
+                await asyncio.sleep(min(self._jittered(0.5), 0.01 + self._election.seconds_left(self._clock())))
             if not self._election.leads:
                 raise LeaseLost(f"{self._election.holder or 'nobody'} holds the lease now; stopping")
 
