@@ -54,7 +54,7 @@ class Deployments:
         metadata, spec = deployment["metadata"], deployment["spec"]
         hashed = template_hash(spec["template"])
         template = _labelled(spec["template"], hashed)
-        body = {
+        body: Manifest = {
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
             "metadata": {

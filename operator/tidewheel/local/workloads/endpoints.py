@@ -107,7 +107,8 @@ def slice_of(service: Manifest, pods: list[Manifest]) -> Manifest:
 
 def endpoints_of(service: Manifest, endpoint_slice: Manifest) -> Manifest:
     """The Endpoints object that says the same as the slice."""
-    ready, waiting = [], []
+    ready: list[Manifest] = []
+    waiting: list[Manifest] = []
     for endpoint in endpoint_slice["endpoints"]:
         address = {
             "ip": endpoint["addresses"][0],

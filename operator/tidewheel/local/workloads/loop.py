@@ -29,10 +29,13 @@ class Loop:
         self._more = asyncio.Event()
 
     def enqueue(self, key: Key, *, after_seconds: float = _SETTLE_SECONDS) -> None:
-        """Has the key looked at soon; earlier wishes for the same key are kept."""
-        if key in self._due:
-            return
+        """Has the key looked at soon; of several wishes for the same key the earliest counts."""
         loop = asyncio.get_running_loop()
+        if key in self._due:
+            timer = self._due[key]
+            if timer is None or timer.when() <= loop.time() + after_seconds:
+                return
+            timer.cancel()
         self._due[key] = loop.call_later(after_seconds, self._ripen, key)
 
     def enqueue_owner(self, obj: Manifest, kind: str) -> None:
