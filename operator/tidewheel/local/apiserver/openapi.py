@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from tidewheel.local.apimachinery.schema import builtin_definitions
@@ -77,7 +78,7 @@ def _document(resources: list[Resource]) -> Manifest:
             schemas[name] = _custom_schema(resource)
             schemas[f"{name}List"] = _list_schema(resource, name)
         elif name:
-            schemas[name] = {"$ref": DEFS + name}
+            schemas[name] = builtin_definitions()[name]
         if name:
             paths.update(_paths(resource, name))
     return {
@@ -96,15 +97,13 @@ def _schema_name(resource: Resource) -> str:
     return _names_by_kind().get((resource.group, resource.version, resource.kind), "")
 
 
+@cache
 def _names_by_kind() -> dict[tuple[str, str, str], str]:
-    if not _NAMES:
-        for name, raw in builtin_definitions().items():
-            for gvk in raw.get("x-kubernetes-group-version-kind", ()):
-                _NAMES[gvk["group"], gvk["version"], gvk["kind"]] = name
-    return _NAMES
-
-
-_NAMES: dict[tuple[str, str, str], str] = {}
+    return {
+        (gvk["group"], gvk["version"], gvk["kind"]): name
+        for name, raw in builtin_definitions().items()
+        for gvk in raw.get("x-kubernetes-group-version-kind", ())
+    }
 
 
 def _closure(roots: Manifest) -> Manifest:
@@ -114,12 +113,12 @@ def _closure(roots: Manifest) -> Manifest:
     todo: list[tuple[str, Any]] = list(roots.items())
     while todo:
         name, raw = todo.pop()
-        if name in done:
-            continue
-        if raw == {"$ref": DEFS + name}:
-            raw = definitions[name]
         done[name] = _converted(raw)
-        todo.extend((found, definitions[found]) for found in _references(raw) if found not in done)
+        todo.extend(
+            (found, definitions[found])
+            for found in _references(raw)
+            if found not in done and found not in roots
+        )
     return dict(sorted(done.items()))
 
 
@@ -136,7 +135,7 @@ def _references(node: Any) -> Iterator[str]:
 
 
 def _converted(node: Any) -> Any:
-    """JSON Schema as in the definitions file -> OpenAPI v3: one type, references to components, no enum of kinds."""
+    """JSON Schema as in the definitions file -> OpenAPI v3: one type, references to components."""
     if isinstance(node, list):
         return [_converted(value) for value in node]
     if not isinstance(node, dict):
@@ -144,7 +143,9 @@ def _converted(node: Any) -> Any:
     out: Manifest = {}
     for key, value in node.items():
         if key == "$ref" and isinstance(value, str):
-            out[key] = COMPONENTS + value.removeprefix(DEFS)
+            reference = {"$ref": COMPONENTS + value.removeprefix(DEFS)}
+            # What stands beside a reference, such as a description, would be lost on readers.
+            out |= reference if len(node) == 1 else {"allOf": [reference]}
         elif key == "type" and isinstance(value, list):
             out[key] = next(kind for kind in value if kind != "null")
         else:
@@ -173,8 +174,7 @@ def _list_schema(resource: Resource, name: str) -> Manifest:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"$ref": DEFS + LIST_META},
-            # Points at a component of this document; `_converted` leaves such references alone.
-            "items": {"type": "array", "items": {"type": "object", "description": name}},
+            "items": {"type": "array", "items": {"$ref": DEFS + name}},
         },
         "x-kubernetes-group-version-kind": [{**_gvk(resource), "kind": resource.list_kind}],
     }
