@@ -47,6 +47,7 @@ def decode_builtin(obj: Manifest, gvk: Gvk) -> None:
     if schema is None:
         raise BadRequest(f'no kind "{gvk.kind}" is registered for version "{gvk.api_version}"')
     _read(obj, schema, gvk)
+    obj.setdefault("metadata", {})
     if gvk.kind == "Secret" and not gvk.group and "stringData" in obj:
         written = {
             key: base64.b64encode(text.encode()).decode() for key, text in obj.pop("stringData").items()
@@ -84,7 +85,7 @@ def decode_metadata(metadata: Any, gvk: Gvk) -> Manifest:
 @cache
 def _empty(gvk: Gvk) -> Manifest:
     schema = builtin_schema(gvk.group, gvk.version, gvk.kind)
-    return {} if schema is None else _zero_struct(schema)
+    return {} if schema is None else {"metadata": {}, **_zero_struct(schema)}
 
 
 def empty_object(gvk: Gvk) -> Manifest:

@@ -386,7 +386,7 @@ def _merge_lists(live: list[Any], applied: list[Any], schema: Schema) -> list[An
 
 
 def remove(value: Any, fields: FieldSet, schema: Schema | None) -> Any:
-    """The value without the paths of the set; a container that loses all its content becomes None."""
+    """The value without the paths of the set; a container that loses all its content stays, empty."""
     if not fields or not value:
         return value
     if _is_map(value, schema):
@@ -397,7 +397,7 @@ def remove(value: Any, fields: FieldSet, schema: Schema | None) -> Any:
                 kept_fields[key] = child
             elif not is_member(node):
                 kept_fields[key] = remove(child, node, schema.child(key) if schema is not None else None)
-        return kept_fields or None
+        return kept_fields
     if _is_keyed(value, schema):
         schema = cast("Schema", schema)
         kept_items = []
@@ -407,7 +407,7 @@ def remove(value: Any, fields: FieldSet, schema: Schema | None) -> Any:
                 kept_items.append(item)
             elif not is_member(node):
                 kept_items.append(remove(item, node, schema.items))
-        return kept_items or None
+        return kept_items
     return None
 
 

@@ -271,7 +271,9 @@ def _settle(others: list[_Entry], changed: FieldSet, removed: FieldSet, *, force
 
 
 def _give_up(merged: Manifest, last: FieldSet, owners: list[_Entry], schema: Schema) -> Manifest:
-    """Remove what the manager owned after its last apply, unless it or another manager owns it now."""
+    """Remove what the manager owned after its last apply, unless an owner, of whom it is the last, owns it now."""
+    if not fieldsets.difference(last, owners[-1].fields):
+        return merged  # it claims all that it claimed before
     last = fieldsets.with_named_fields(last, schema)
     pruned = fieldsets.remove(merged, last, schema) or {}
     owned: FieldSet = {}
