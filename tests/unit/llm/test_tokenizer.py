@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from tidewheel_workers.llm.errors import InvalidRequest, ModelUnreadable, ModelUnsupported
 from tidewheel_workers.llm.loading import LoadedModel
@@ -89,6 +90,19 @@ def test_a_user_cannot_end_a_turn(tokenizer: Tokenizer, content: str) -> None:
     )
     assert (ids.count(START), ids.count(END)) == (3, 2)
     assert tokenizer.decode(ids) == f"system\nBe brief.\nuser\n{content}\nassistant\n"
+
+
+def test_a_message_may_contain_the_mark_that_guards_special_tokens() -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    metadata = gguf(
+        tokens=[*letters, "</s>"], token_type=[1] * 256 + [3], merges=[], bos_token_id=None, eos_token_id=256
+    )
+    metadata["tokenizer.chat_template"] = "{{ messages[0].content[0].text }}{{ eos_token }}"
+    tokenizer = BPETokenizer.from_gguf(metadata)
+    text = "\ufdd0 </s> \ufdd1"
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": text}]}])
+    assert tokenizer.decode(ids) == text
+    assert ids.count(256) == 1
 
 
 def test_messages_that_the_template_cannot_use_are_refused(tokenizer: Tokenizer) -> None:

@@ -82,8 +82,9 @@ def find_device(name: str, devices: tuple[Device, ...] = DEVICES) -> Device:
 def use_threads(count: int | None = None) -> int:
     """Let torch compute with `count` threads, by default as many as the container may use; returns the number.
 
-    More threads than processors cost far more than they bring: each parallel region waits for the slowest. Workers
-    that share a machine without a CPU limit should therefore get OMP_NUM_THREADS.
+    More threads than free processors cost far more than they bring (measured: fifty times slower decoding), because
+    each small parallel region spins until its slowest thread gets a processor. Workers that share processors should
+    therefore start with OMP_NUM_THREADS=1, or at least with OMP_WAIT_POLICY=PASSIVE.
     """
     chosen = count or _threads_asked_for() or min(len(os.sched_getaffinity(0)), _cpu_limit())
     torch.set_num_threads(chosen)

@@ -55,7 +55,7 @@ class StreamDecoder:
 
 
 class OutputText:
-    """A stream decoder that ends at the first stop string and holds back what could become one."""
+    """A stream decoder that ends before the stop string that is complete first, and holds back what could become one."""
 
     def __init__(self, tokenizer: Decodes, stop: Sequence[str] = ()) -> None:
         self._decoder = StreamDecoder(tokenizer)

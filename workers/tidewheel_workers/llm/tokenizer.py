@@ -14,7 +14,7 @@ from tidewheel_workers.llm.errors import InvalidRequest, ModelUnreadable, ModelU
 from tidewheel_workers.llm.safetensors_file import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types in GGUF
@@ -59,7 +59,11 @@ class Tokenizer(Protocol):
 
 
 class BPETokenizer:
-    """A tokenizer on Hugging Face's `tokenizers` library, which is what the models were trained with."""
+    """A tokenizer on Hugging Face's `tokenizers` library, which is what the models were trained with.
+
+    Characters whose bytes a vocabulary lacks (SmolLM2's has no token for some control characters) vanish, as they do
+    in other engines.
+    """
 
     def __init__(self, parsing: tokenizers.Tokenizer, template: ChatTemplate | None) -> None:
         self._parsing = parsing
@@ -207,11 +211,22 @@ class BPETokenizer:
 
 def _unused_mark(messages: Sequence[Mapping[str, Any]]) -> str:
     """A Unicode noncharacter that no message contains."""
-    text = repr(messages) + "".join(str(message.get("content")) for message in messages)
-    mark = next((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in text), None)
+    used = set().union(*map(set, _strings(messages)))
+    mark = next((chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in used), None)
     if mark is None:
         raise InvalidRequest("the messages contain every Unicode noncharacter from U+FDD0 to U+FDEF")
     return mark
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings inside a JSON-like value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
 
 
 def _default_template(value: str | list[dict[str, str]] | None) -> str | None:
