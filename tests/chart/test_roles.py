@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from tests.chart.rendering import MATRIX, NAMESPACE, Rendered, render
+from tests.chart.rendering import MATRIX, NAMESPACE, ROOT, Rendered, render
 
 from tidewheel.kube.permissions import IN_RELEASE_NAMESPACE, IN_WATCHED_NAMESPACES, Permission
 
@@ -97,3 +99,14 @@ def test_without_roles_the_notes_do_not_pretend():
     kinds = {each["kind"] for each in rendered.objects}
     assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount"}
     assert rendered.one("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "existing"
+
+
+def test_the_security_page_shows_the_table():
+    page = (ROOT / "docs" / "security.md").read_text()
+
+    verbs = "|".join(["get", "list", "watch", "create", "patch", "update", "delete"])
+    rows = re.findall(rf"^\| \S+ \| \S+ \| (?:(?:{verbs})(?:, )?)+ \| .*$", page, re.MULTILINE)
+    assert rows == [
+        f"| {each.resource} | {each.group or 'core'} | {', '.join(each.verbs)} | {each.reason} |"
+        for each in (*IN_WATCHED_NAMESPACES, *IN_RELEASE_NAMESPACE)
+    ]

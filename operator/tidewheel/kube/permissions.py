@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidewheel.api.manifest import CONFIG_MAPS, EVENTS, LEASES, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
+from tidewheel.api.manifest import CONFIG_MAPS, EVENTS, LEASES, PD_SERVICES, PDBS, PODS, SERVICES
 
 _READ = ("get", "list", "watch")
 #: Server-side apply of an object that is not there yet needs `create` beside `patch`.
@@ -19,10 +19,6 @@ class Permission:
     resource: str
     verbs: tuple[str, ...]
     reason: str
-
-    def to_rule(self) -> Manifest:
-        """The rule as it stands in a Role."""
-        return {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
 
 
 #: In every watched namespace, or in the whole cluster.

@@ -44,7 +44,6 @@ class GenAiInstruments:
     server_request_duration: Histogram
     server_time_to_first_token: Histogram
     server_time_per_output_token: Histogram
-    client_operation_duration: Histogram
     client_token_usage: Histogram
 
     @classmethod
@@ -71,13 +70,6 @@ class GenAiInstruments:
                 "s",
                 _OUTPUT_TOKEN_SECONDS,
                 "Time per output token generated after the first token for successful responses.",
-            ),
-            client_operation_duration=_histogram(
-                meter,
-                "gen_ai.client.operation.duration",
-                "s",
-                _DURATION_SECONDS,
-                "GenAI operation duration.",
             ),
             client_token_usage=_histogram(
                 meter,
