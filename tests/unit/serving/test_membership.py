@@ -49,6 +49,16 @@ def test_without_any_verified_peer_a_worker_is_not_ready_until_one_is_back():
     assert prefill.is_ready
 
 
+def test_a_worker_that_waited_long_enough_serves_with_the_peers_there_are():
+    prefill = membership("prefill")
+    prefill.update(table(decode_member(1)))
+    prefill.settle()
+    assert not prefill.is_ready
+    prefill.connected("u-d0")
+    assert prefill.is_ready
+    assert prefill.explanation.startswith("1 of 2 peers are verified; missing: d1")
+
+
 def test_a_peer_with_two_connections_stays_verified_when_one_closes():
     prefill = membership("prefill")
     prefill.update(table())

@@ -71,7 +71,7 @@ class DecodeServer(Worker):
         began = time.monotonic()
         engine, parsed = await self.read(request)
         hand_over = _hand_over(parsed)
-        slot = self.slots.take()
+        slot = self.take_slot()
         try:
             tokens = await self.encode(engine, parsed)
             answer = Answer(

@@ -16,6 +16,7 @@ from tidewheel.api.reasons import Reason
 from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes
 from tidewheel_workers.serving.api_keys import ApiKeys
 from tidewheel_workers.serving.backends import Backends
+from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.exchange import Exchange
 from tidewheel_workers.serving.forwarding import LATE_CODES
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
@@ -122,9 +123,13 @@ class Gateway:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         began = time.monotonic()
-        self._keys.check(request.headers.get("Authorization"))
-        body = read_json_object(await read_body(request))
-        parsed = read_request(request.path, body, served_model=self.settings.model_name)
+        try:
+            self._keys.check(request.headers.get("Authorization"))
+            body = read_json_object(await read_body(request))
+            parsed = read_request(request.path, body, served_model=self.settings.model_name)
+        except ApiError as error:
+            self.metrics.requests.labels(str(error.status)).inc()
+            raise
         # what a client says of KV is not for our servers
         body.pop("kv_transfer_params", None)
         labels = gen_ai_attributes(
@@ -140,8 +145,8 @@ class Gateway:
             raise
         finally:
             self._open -= 1
-        error = exchange.error
-        self._observe(exchange, began, labels, error.code if error else "", str(response.status))
+        code = exchange.error.code if exchange.error is not None else ""
+        self._observe(exchange, began, labels, code, str(response.status))
         return response
 
     def _observe(

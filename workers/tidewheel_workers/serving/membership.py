@@ -18,7 +18,8 @@ class Membership:
 
     A peer is a member of the other role. It is verified as long as a connection to it stands over which both said a
     Hello that fits. The group has formed for this worker once every peer was verified at the same time; from then on
-    one verified peer is enough, so that members come and go while the others serve.
+    one verified peer is enough, so that members come and go while the others serve. Whoever owns this may settle for
+    fewer when that takes too long: a member that restarts must not wait for another that is dead.
     """
 
     def __init__(self, settings: WorkerSettings, identity: EngineIdentity) -> None:
@@ -29,6 +30,7 @@ class Membership:
         self.table: RankTable | None = None
         self._connections: Counter[str] = Counter()
         self._faults: dict[str, str] = {}
+        self._is_patient = True
         self.has_formed = False
 
     @property
@@ -73,9 +75,12 @@ class Membership:
             return "the rank table names no peer of the other role"
         if not missing:
             return f"all {len(self.peers)} peers are verified"
-        return "not verified: " + "; ".join(
-            f"{peer.name} at {peer.address}:{peer.kv_port} ({self._faults.get(peer.uid, 'has not connected')})"
-            for peer in missing
+        return (
+            f"{len(self.peers) - len(missing)} of {len(self.peers)} peers are verified; missing: "
+            + "; ".join(
+                f"{peer.name} at {peer.address}:{peer.kv_port} ({self._faults.get(peer.uid, 'has not connected')})"
+                for peer in missing
+            )
         )
 
     def update(self, table: RankTable) -> None:
@@ -84,6 +89,11 @@ class Membership:
             raise ValueError(f"the rank table is of group {table.group}, this worker is in {self._group}")
         self.table = table
         self._faults = {peer.uid: self._faults[peer.uid] for peer in self.peers if peer.uid in self._faults}
+        self._look()
+
+    def settle(self) -> None:
+        """From now on one verified peer is enough for the group to form."""
+        self._is_patient = False
         self._look()
 
     def hello(self) -> Hello:
@@ -149,5 +159,6 @@ class Membership:
         self._faults[uid] = fault
 
     def _look(self) -> None:
-        if self.me is not None and self.peers and len(self.verified) == len(self.peers):
+        wanted = len(self.peers) if self._is_patient else 1
+        if self.me is not None and self.peers and len(self.verified) >= wanted:
             self.has_formed = True

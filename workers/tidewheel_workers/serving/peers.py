@@ -51,7 +51,7 @@ class Peers:
 
     async def run(self) -> None:
         """Until cancelled."""
-        timer = asyncio.get_running_loop().call_later(self._timeout_seconds, self._check_late)
+        timer = asyncio.get_running_loop().call_later(self._timeout_seconds, self._stop_waiting)
         try:
             await self._file.watch(self._on_table)
         finally:
@@ -76,19 +76,24 @@ class Peers:
             link = asyncio.get_running_loop().create_task(self._hold(self._client, wanted[place]))
             self._links[place] = link
 
-    def _check_late(self) -> None:
-        self._late = not self.membership.has_formed
-        if self._late:
+    def _stop_waiting(self) -> None:
+        if self.membership.has_formed:
+            return
+        self._late = True
+        self.membership.settle()
+        if self.membership.has_formed:
+            log.warning("serving with a part of the group: %s", self.membership.explanation)
+        else:
             log.error("%s: %s; still trying", Reason.PEERS_UNVERIFIED, self.membership.explanation)
 
     async def _hold(self, client: KVClient, peer: Member) -> None:
         """Connect, verify, notice the end, and begin again: a peer that restarts is back within seconds."""
-        wait = FIRST_RETRY_SECONDS
+        wait, said = FIRST_RETRY_SECONDS, ""
         try:
             while True:
                 try:
                     async with await client.open(peer) as connection:
-                        wait = FIRST_RETRY_SECONDS
+                        wait, said = FIRST_RETRY_SECONDS, ""
                         self.membership.connected(peer.uid)
                         log.info("verified %s at %s:%d", peer.name, peer.address, peer.kv_port)
                         try:
@@ -100,8 +105,10 @@ class Peers:
                         raise UnexpectedFrame(f"{peer.name} sent a {type(frame).__name__} frame unasked")
                     log.warning("%s closed its connection", peer.name)
                 except (OSError, WireError, Refused) as error:
-                    self.membership.failed(peer.uid, str(error) or "timed out")
-                    log.info("cannot verify %s: %s", peer.name, error or "timed out")
+                    if (fault := str(error) or "timed out") != said:
+                        log.info("cannot verify %s: %s; trying on", peer.name, fault)
+                    said = fault
+                    self.membership.failed(peer.uid, fault)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 wait = min(2 * wait, LAST_RETRY_SECONDS)
         finally:

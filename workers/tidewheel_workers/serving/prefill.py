@@ -96,7 +96,7 @@ class PrefillServer(Worker):
                 "from a gateway. Send yours to the gateway",
                 "kv_transfer_params",
             )
-        slot = self.slots.take()
+        slot = self.take_slot()
         try:
             tokens = await self.encode(engine, parsed)
             sampling = parsed.to_sampling()

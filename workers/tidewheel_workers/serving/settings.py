@@ -72,7 +72,7 @@ class WorkerSettings(Settings):
     slots: int = Field(4, ge=1)
     kv_port: int = Field(KV_PORT, ge=0, le=65535)
     ranks_file: Path = Path(RANKS_PATH)
-    peer_timeout_seconds: float = Field(60.0, gt=0)
+    peer_timeout_seconds: float = Field(30.0, gt=0)
     kv_lease_seconds: float = Field(30.0, gt=0)
     kv_timeout_seconds: float = Field(10.0, gt=0)
 

