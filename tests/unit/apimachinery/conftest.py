@@ -22,7 +22,9 @@ _GADGET = {
                 "frozen": {
                     "maxLength": 16,
                     "type": "string",
-                    "x-kubernetes-validations": [{"message": "frozen is immutable", "rule": "self == oldSelf"}],
+                    "x-kubernetes-validations": [
+                        {"message": "frozen is immutable", "rule": "self == oldSelf"}
+                    ],
                 },
                 "label": {"maxLength": 8, "pattern": "^[a-z]*$", "type": "string"},
                 "mode": {"default": "Safe", "enum": ["Fast", "Safe"], "type": "string"},
@@ -156,6 +158,11 @@ def make_pod():
     def make(name="one", labels=None, container=None, **spec):
         metadata = {"name": name, "namespace": "conformance", **({"labels": labels} if labels else {})}
         main = {"image": "img:1", "name": "main", **(container or {})}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [main], **spec}}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": {"containers": [main], **spec},
+        }
 
     return make

@@ -6,7 +6,12 @@ from copy import deepcopy
 
 import pytest
 
-from tidewheel.local.apimachinery.admission import admit, prepare_for_create, prepare_for_update, quality_of_service
+from tidewheel.local.apimachinery.admission import (
+    admit,
+    prepare_for_create,
+    prepare_for_update,
+    quality_of_service,
+)
 from tidewheel.local.apimachinery.decoding import decode_builtin, decode_custom, decode_metadata, empty_object
 from tidewheel.local.apimachinery.defaulting import default_builtin
 from tidewheel.local.apimachinery.fields import BadRequest, Gvk
@@ -83,7 +88,10 @@ def test_a_pod_gets_the_defaults_that_were_recorded():
             "serviceAccount": "default",
             "serviceAccountName": "default",
             "terminationGracePeriodSeconds": 30,
-            "tolerations": [evicted("node.kubernetes.io/not-ready"), evicted("node.kubernetes.io/unreachable")],
+            "tolerations": [
+                evicted("node.kubernetes.io/not-ready"),
+                evicted("node.kubernetes.io/unreachable"),
+            ],
         },
         "status": {"phase": "Pending", "qosClass": "Guaranteed"},
     }
@@ -119,7 +127,12 @@ def test_a_pod_gets_the_defaults_that_were_recorded():
             {
                 "apiVersion": "v1",
                 "count": 1,
-                "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": "one", "namespace": "conformance"},
+                "involvedObject": {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "name": "one",
+                    "namespace": "conformance",
+                },
                 "kind": "Event",
                 "message": "m",
                 "metadata": {"name": "e.1"},
@@ -130,7 +143,12 @@ def test_a_pod_gets_the_defaults_that_were_recorded():
                 "count": 1,
                 "eventTime": None,
                 "firstTimestamp": None,
-                "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": "one", "namespace": "conformance"},
+                "involvedObject": {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "name": "one",
+                    "namespace": "conformance",
+                },
                 "lastTimestamp": None,
                 "message": "m",
                 "reason": "Test",
@@ -200,7 +218,14 @@ def test_status_that_a_client_leaves_out_is_printed_as_go_does():
             "status": {
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "containerStatuses": [
-                    {"image": "i", "imageID": "", "name": "m", "ready": True, "restartCount": 0, "state": {"running": {}}}
+                    {
+                        "image": "i",
+                        "imageID": "",
+                        "name": "m",
+                        "ready": True,
+                        "restartCount": 0,
+                        "state": {"running": {}},
+                    }
                 ],
             },
         }
@@ -266,7 +291,12 @@ def test_decoding_and_defaulting_a_second_time_changes_nothing(make_pod):
 
 
 def test_what_go_leaves_out_is_dropped(make_pod):
-    pod = make_pod(labels={}, container={"args": [], "tty": False, "workingDir": ""}, hostNetwork=False, nodeSelector=None)
+    pod = make_pod(
+        labels={},
+        container={"args": [], "tty": False, "workingDir": ""},
+        hostNetwork=False,
+        nodeSelector=None,
+    )
     pod["nonsense"] = 1
     result = decoded(pod)
     assert "nonsense" not in result

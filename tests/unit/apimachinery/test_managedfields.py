@@ -18,7 +18,9 @@ NOW, LATER = "2026-11-22T08:52:01Z", "2026-11-22T08:53:00Z"
 GADGET = Gvk("conformance.example.com", "v1alpha1", "Gadget")
 
 
-def tracked(old, new, schema, gvk=GADGET, manager="python-requests", subresource="", now=NOW, has_status=True):
+def tracked(
+    old, new, schema, gvk=GADGET, manager="python-requests", subresource="", now=NOW, has_status=True
+):
     return track_update(
         old,
         new,
@@ -34,20 +36,28 @@ def tracked(old, new, schema, gvk=GADGET, manager="python-requests", subresource
 def stored(obj, schema, **how):
     """A gadget as the server holds it after its create."""
     decode_custom(obj, GADGET, schema)
-    obj["metadata"]["managedFields"] = tracked({"apiVersion": GADGET.api_version, "kind": "Gadget"}, obj, schema, **how)
+    obj["metadata"]["managedFields"] = tracked(
+        {"apiVersion": GADGET.api_version, "kind": "Gadget"}, obj, schema, **how
+    )
     obj["metadata"]["uid"] = "u"
     return obj
 
 
 def fields_of(obj_or_entries, manager="python-requests", subresource=None):
-    entries = obj_or_entries if isinstance(obj_or_entries, list) else obj_or_entries["metadata"]["managedFields"]
-    found = [each for each in entries if each["manager"] == manager and each.get("subresource") == subresource]
+    entries = (
+        obj_or_entries if isinstance(obj_or_entries, list) else obj_or_entries["metadata"]["managedFields"]
+    )
+    found = [
+        each for each in entries if each["manager"] == manager and each.get("subresource") == subresource
+    ]
     assert len(found) == 1
     return found[0]["fieldsV1"]
 
 
 def test_a_created_gadget_is_owned_as_recorded(gadget_schema, make_gadget):
-    gadget = stored(make_gadget("p", frozen="yes", ports=[{"name": "a", "port": 1}, {"name": "b"}]), gadget_schema)
+    gadget = stored(
+        make_gadget("p", frozen="yes", ports=[{"name": "a", "port": 1}, {"name": "b"}]), gadget_schema
+    )
     port = {".": {}, "f:name": {}, "f:port": {}}
     assert gadget["metadata"]["managedFields"] == [
         {
@@ -106,7 +116,11 @@ def test_a_created_pod_is_owned_as_recorded(pod_schema, make_pod):
                     "f:name": {},
                     "f:ports": {
                         ".": {},
-                        'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:containerPort": {}, "f:protocol": {}},
+                        'k:{"containerPort":80,"protocol":"TCP"}': {
+                            ".": {},
+                            "f:containerPort": {},
+                            "f:protocol": {},
+                        },
                     },
                     "f:resources": {
                         ".": {},
@@ -142,7 +156,12 @@ def test_atomic_maps_are_owned_whole():
             "f:internalTrafficPolicy": {},
             "f:ports": {
                 ".": {},
-                'k:{"port":80,"protocol":"TCP"}': {"f:port": {}, ".": {}, "f:protocol": {}, "f:targetPort": {}},
+                'k:{"port":80,"protocol":"TCP"}': {
+                    "f:port": {},
+                    ".": {},
+                    "f:protocol": {},
+                    "f:targetPort": {},
+                },
             },
             "f:selector": {},
             "f:sessionAffinity": {},

@@ -19,11 +19,24 @@ SCHEMA = Schema(
             "b": {
                 "type": "object",
                 "default": {},
-                "properties": {"a": {"type": "integer", "default": 3}, "n": {"type": "string", "nullable": True}},
+                "properties": {
+                    "a": {"type": "integer", "default": 3},
+                    "n": {"type": "string", "nullable": True},
+                },
             },
-            "c": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "string", "default": "y"}}}},
-            "d": {"type": "object", "additionalProperties": {"type": "object", "properties": {"a": {"type": "string"}}}},
-            "e": {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": {"b": {"type": "object"}}},
+            "c": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"b": {"type": "string", "default": "y"}}},
+            },
+            "d": {
+                "type": "object",
+                "additionalProperties": {"type": "object", "properties": {"a": {"type": "string"}}},
+            },
+            "e": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+                "properties": {"b": {"type": "object"}},
+            },
         },
     }
 )
@@ -60,7 +73,9 @@ def test_unknown_fields_are_named_with_their_path(gadget_schema, make_gadget):
 
 
 def test_unknown_fields_of_built_in_kinds_are_named(pod_schema, make_pod):
-    assert unknown_fields(make_pod(container={"imag": "x"}), pod_schema) == ['unknown field "spec.containers[0].imag"']
+    assert unknown_fields(make_pod(container={"imag": "x"}), pod_schema) == [
+        'unknown field "spec.containers[0].imag"'
+    ]
 
 
 def test_known_fields_below_preserved_ones_are_pruned_too():
@@ -96,6 +111,14 @@ def test_embedded_objects_keep_their_type_and_metadata():
             },
         }
     )
-    obj = {"template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "junk": 1}, "junk": 1, "spec": {}}}
+    obj = {
+        "template": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "x", "junk": 1},
+            "junk": 1,
+            "spec": {},
+        }
+    }
     prune(obj, schema)
     assert obj == {"template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {}}}

@@ -100,10 +100,18 @@ def test_the_recorded_story(apply):
 def test_conditions_of_two_managers_merge_by_type(apply):
     live = apply(None, "one", size=1)
     live = apply(
-        live, "st", subresource="status", status={"conditions": [{"type": "Ready", "status": "False"}]}, force=True
+        live,
+        "st",
+        subresource="status",
+        status={"conditions": [{"type": "Ready", "status": "False"}]},
+        force=True,
     )
     live = apply(
-        live, "st2", subresource="status", status={"conditions": [{"type": "Progressing", "status": "True"}]}, force=True
+        live,
+        "st2",
+        subresource="status",
+        status={"conditions": [{"type": "Progressing", "status": "True"}]},
+        force=True,
     )
     assert [each["type"] for each in live["status"]["conditions"]] == ["Ready", "Progressing"]
     assert owners(live)["st2", "Apply", "status"] == {
@@ -124,7 +132,9 @@ def test_several_conflicts_are_told_by_manager(apply):
 
 def test_a_conflict_with_an_updater_names_its_version(apply, gadget_schema):
     live = updated(apply(None, "one", size=1), gadget_schema, lambda spec: spec.update(size=4))
-    with pytest.raises(ApplyConflict, match=r'conflict with "kubectl" using conformance.example.com/v1alpha1'):
+    with pytest.raises(
+        ApplyConflict, match=r'conflict with "kubectl" using conformance.example.com/v1alpha1'
+    ):
         apply(live, "one", size=1)
 
 
@@ -197,7 +207,9 @@ def test_managed_fields_may_not_be_applied(apply):
     ("spec", "complaint"),
     [
         pytest.param({"sise": 1}, r"\.spec\.sise: field not declared in schema", id="unknown field"),
-        pytest.param({"ports": [{"name": "a"}, {"name": "a"}]}, 'duplicate entries for key .name="a"', id="duplicate"),
+        pytest.param(
+            {"ports": [{"name": "a"}, {"name": "a"}]}, 'duplicate entries for key .name="a"', id="duplicate"
+        ),
         pytest.param({"ports": [{"port": 1}]}, 'lacks its key "name"', id="no key"),
     ],
 )
@@ -225,7 +237,10 @@ TREE = Schema(
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object", "properties": {"name": {"type": "string"}, "managedFields": {"type": "array"}}},
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "managedFields": {"type": "array"}},
+            },
             "spec": {
                 "type": "object",
                 "properties": {
@@ -249,7 +264,11 @@ TREE = Schema(
 )
 small = st.integers(0, 2)
 items = st.lists(
-    st.builds(lambda name, value: {"name": name, **({} if value is None else {"value": value})}, st.sampled_from("ab"), st.none() | small),
+    st.builds(
+        lambda name, value: {"name": name, **({} if value is None else {"value": value})},
+        st.sampled_from("ab"),
+        st.none() | small,
+    ),
     min_size=1,
     max_size=2,
     unique_by=lambda item: item["name"],
@@ -276,7 +295,9 @@ def run(live, manager, spec):
 
 def contains(value, part):
     if isinstance(part, dict):
-        return isinstance(value, dict) and all(key in value and contains(value[key], part[key]) for key in part)
+        return isinstance(value, dict) and all(
+            key in value and contains(value[key], part[key]) for key in part
+        )
     if isinstance(part, list) and part and isinstance(part[0], dict):
         by_name = {each["name"]: each for each in value}
         return all(each["name"] in by_name and contains(by_name[each["name"]], each) for each in part)
@@ -318,7 +339,9 @@ def test_nothing_is_left_when_all_managers_have_given_up(story):
         live = run(live, manager, {})
     left = live.get("spec") or {}
     assert left == {}
-    assert not [entry for entry in live["metadata"].get("managedFields", ()) if entry["fieldsV1"].get("f:spec")]
+    assert not [
+        entry for entry in live["metadata"].get("managedFields", ()) if entry["fieldsV1"].get("f:spec")
+    ]
 
 
 @given(specs, specs)

@@ -408,7 +408,7 @@ def remove(value: Any, fields: FieldSet, schema: Schema | None) -> Any:
             elif not is_member(node):
                 kept_items.append(remove(item, node, schema.items))
         return kept_items
-    return None
+    return value
 
 
 def with_named_fields(fields: FieldSet, schema: Schema | None) -> FieldSet:
