@@ -114,7 +114,10 @@ async def _supervise(children: Sequence[_Child], kubeconfig: Path, progress: Pro
             for child in children
         ]
         progress(f"Running: {', '.join(child.title for child in children)}. Ctrl-C stops everything.")
-        await asyncio.gather(*tasks)
+        # Not gather: it would cancel all of them at once, and their order of stopping would be lost.
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
         progress("Stopping")
         for task in reversed(tasks):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -58,6 +57,8 @@ async def attempt(handler: Manifest, target: Target, *, timeout_seconds: float) 
             return Outcome(True)
     except TimeoutError:
         return Outcome(False, f"no answer within {timeout_seconds:g} s")
+    except aiohttp.ClientConnectorError as error:
+        return Outcome(False, f"connect to {error.host}:{error.port}: {error.os_error.strerror}")
     except (OSError, aiohttp.ClientError, _NoSuchPort) as error:
         return Outcome(False, str(error) or type(error).__name__)
 
@@ -144,11 +145,9 @@ async def _http(http: Manifest, target: Target) -> Outcome:
     url = f"{scheme}://{http.get('host') or target.address}:{_port(http['port'], target)}{http.get('path') or '/'}"
     headers = {"User-Agent": "kube-probe/tidewheel", "Accept": "*/*", "Connection": "close"}
     headers |= {header["name"]: header["value"] for header in http.get("httpHeaders") or []}
-    context = ssl.create_default_context()
     # As the kubelet does: a probe asks whether the container lives, not who it is.
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session,
         session.get(url, headers=headers, allow_redirects=False) as response,
     ):
         if 200 <= response.status < 400:
