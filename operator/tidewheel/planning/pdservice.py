@@ -151,11 +151,12 @@ def _leaving(
     now: datetime,
     settle: timedelta,
 ) -> Iterator[_Leaving]:
-    """Everyone who should go and is not going yet. A group that goes as a whole keeps its rank table to the end."""
+    """Everyone who should go and is not going yet. A group that goes, goes as a whole, with its rank table."""
     for group, why in step.retire:
-        for pod in group.pods:
-            if not pod.deleting:
-                yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=None, now=now, settle=settle)
+        pods = [pod for pod in group.pods if not pod.deleting]
+        waits = [time_to_leave(pod, routes=seen.routes, ranks=None, now=now, settle=settle) for pod in pods]
+        longest = None if None in waits else max(wait for wait in waits if wait is not None)
+        yield from ((pod, why, longest) for pod in pods)
     for one in staffed:
         ranks = seen.ranks.get(one.group.name)
         for pod, why in one.leave:

