@@ -20,6 +20,7 @@ PODS = "/api/v1/namespaces/default/pods"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 GADGETS = "/apis/test.example.com/v1/namespaces/default/gadgets"
 MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
 
 KUBECONFIG = """\
 apiVersion: v1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -138,3 +139,12 @@ async def test_a_pod_is_bound_once(client: Client):
     await client.create_pod("p", node="n")
     status, answer = await client.ask("POST", f"{PODS}/p/binding", {"target": {"name": "m"}})
     assert (status, answer["reason"]) == (409, "Conflict")
+
+
+async def test_events_are_forgotten_after_an_hour_without_news(client: Client):
+    events = "/api/v1/namespaces/default/events"
+    about = {"involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}}
+    await client.create(events, "e", **about)
+    assert client.server.collector.expire_events(time.monotonic() + 3500) == 0
+    assert client.server.collector.expire_events(time.monotonic() + 3700) == 1
+    assert (await client.get(events))["items"] == []

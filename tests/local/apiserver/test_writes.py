@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 
 import pytest
-from tests.local.apiserver.conftest import CONFIG_MAPS, CRDS, GADGET_CRD, GADGETS, MERGE, PODS, Client
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.local.apiserver.conftest import APPLY, CONFIG_MAPS, CRDS, GADGET_CRD, GADGETS, MERGE, PODS, Client
+
+from tidewheel.local.apiserver.protobuf import UnknownMessage, decode
+from tidewheel.local.apiserver.protobuf_messages import KINDS
+
+SECRETS = "/api/v1/namespaces/default/secrets"
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+
+
+def message(*fields: tuple[int, bytes]) -> bytes:
+    """A protobuf message of short byte fields."""
+    return b"".join(bytes([number << 3 | 2, len(value)]) + value for number, value in fields)
+
+
+def sealed(kind: str, *fields: tuple[int, bytes]) -> bytes:
+    """An object as Kubernetes sends it."""
+    return b"k8s\x00" + message((1, message((1, b"v1"), (2, kind.encode()))), (2, message(*fields)))
 
 
 async def test_a_stale_update_is_a_conflict(client: Client):
@@ -47,40 +66,47 @@ async def test_duplicate_keys_are_refused_when_the_client_is_strict(client: Clie
     assert (status, 'duplicate field "k"' in answer["message"]) == (400, True)
 
 
-async def test_yaml_and_protobuf_bodies_are_read(client: Client):
+async def test_yaml_is_read_as_json_would_be(client: Client):
+    body = b"metadata: {name: y}\ndata: {day: '2026-01-01', plain: 2026-01-01}"
+    await client.ok("POST", CONFIG_MAPS, body, content_type="application/yaml")
+    assert (await client.get(f"{CONFIG_MAPS}/y"))["data"] == {"day": "2026-01-01", "plain": "2026-01-01"}
+
+
+async def test_a_secret_can_come_as_protobuf(client: Client):
+    metadata = message((1, b"s"), (11, message((1, b"owner"), (2, b"helm"))))
     await client.ok(
         "POST",
-        CONFIG_MAPS,
-        b"metadata: {name: y}\ndata: {day: '2026-01-01'}",
-        content_type="application/yaml",
+        SECRETS,
+        sealed("Secret", (1, metadata), (2, message((1, b"k"), (2, b"v")))),
+        content_type=PROTOBUF,
     )
-    assert (await client.get(f"{CONFIG_MAPS}/y"))["data"] == {"day": "2026-01-01"}
-    secret = _message(
-        (1, _message((1, b"v1"), (2, b"Secret"))),
-        (
-            2,
-            _message(
-                (1, _message((1, b"s"), (11, _message((1, b"owner"), (2, b"helm"))))),
-                (2, _message((1, b"k"), (2, b"v"))),
-            ),
-        ),
-    )
-    path = "/api/v1/namespaces/default/secrets"
-    await client.ok("POST", path, b"k8s\x00" + secret, content_type="application/vnd.kubernetes.protobuf")
-    stored = await client.get(f"{path}/s")
+    stored = await client.get(f"{SECRETS}/s")
     assert stored["data"] == {"k": base64.b64encode(b"v").decode()}
     assert stored["metadata"]["labels"] == {"owner": "helm"}
 
 
-@pytest.mark.parametrize("body", [b"k8s\x00\xff\xff", b"k8s\x00", b"nonsense"])
-async def test_protobuf_that_cannot_be_read_is_an_unsupported_media_type(client: Client, body: bytes):
-    path = "/api/v1/namespaces/default/secrets"
-    status, answer = await client.ask("POST", path, body, content_type="application/vnd.kubernetes.protobuf")
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"nonsense", id="no prefix"),
+        pytest.param(b"k8s\x00", id="no kind"),
+        pytest.param(b"k8s\x00\xff\xff", id="no message"),
+        pytest.param(message((1, b"v1"), (2, b"Secret")), id="cut off"),
+        pytest.param(sealed("ResourceQuota"), id="a kind that is not read"),
+        pytest.param(sealed("Secret", (9, b"new")), id="a field that would be lost"),
+    ],
+)
+async def test_protobuf_that_cannot_be_read_in_full_is_an_unsupported_media_type(client: Client, body: bytes):
+    status, answer = await client.ask("POST", SECRETS, body, content_type=PROTOBUF)
     assert (status, answer["reason"]) == (415, "UnsupportedMediaType")
+    assert "send JSON" in answer["message"]
 
 
-def _message(*fields: tuple[int, bytes]) -> bytes:
-    return b"".join(bytes([number << 3 | 2, len(value)]) + value for number, value in fields)
+@given(body=st.binary(max_size=64), kind=st.sampled_from(sorted(KINDS)))
+def test_no_bytes_break_the_protobuf_reader(body: bytes, kind: str):
+    for whole in (body, b"k8s\x00" + body, sealed(kind) + body, sealed(kind, (1, body), (2, body))):
+        with contextlib.suppress(UnknownMessage):
+            decode(whole)
 
 
 async def test_status_and_spec_have_their_own_endpoints(gadgets: Client):
@@ -131,8 +157,15 @@ async def test_events_have_two_faces(client: Client):
         "p",
         "tidewheel.dev/operator",
     )
-    again = await client.get("/apis/events.k8s.io/v1/namespaces/default/events/e")
+    face = "/apis/events.k8s.io/v1/namespaces/default/events"
+    again = await client.get(f"{face}/e")
     assert (again["note"], again["regarding"]["name"]) == ("why", "p")
+    series = {"count": 3, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}
+    patched = await client.ok("PATCH", f"{face}/e", {"note": "still", "series": series}, content_type=MERGE)
+    assert (patched["note"], patched["series"]["count"]) == ("still", 3)
+    applied = {"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "forced"}
+    await client.ok("PATCH", f"{face}/e?fieldManager=m&force=true", applied, content_type=APPLY)
+    assert (await client.get("/api/v1/namespaces/default/events/e"))["message"] == "forced"
     listed = await client.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp")
     assert [one["metadata"]["name"] for one in listed["items"]] == ["e"]
 

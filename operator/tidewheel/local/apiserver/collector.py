@@ -1,9 +1,11 @@
-"""Garbage collection: dependents of deleted owners, contents of deleted namespaces, objects of deleted CRDs."""
+"""Garbage collection: dependents of deleted owners, contents of deleted namespaces and CRDs, events that have aged."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections import deque
 from typing import Any
 
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 MANAGER = "kube-controller-manager"
 # Requests go first: after this many objects the collector lets the loop serve them.
 BATCH = 50
+# Nobody asks what happened an hour ago; kube-apiserver forgets events then too.
+EVENT_LIFE_SECONDS = 3600.0
 
 
 class Collector:
@@ -37,6 +41,8 @@ class Collector:
         self._queue: deque[Place] = deque()
         self._queued: set[Place] = set()
         self._woken = asyncio.Event()
+        self._events: deque[tuple[float, Key, int]] = deque()
+        """When each state of an event ends, oldest first."""
         self._store.listen(self._follow)
 
     def check_everything(self) -> None:
@@ -45,12 +51,28 @@ class Collector:
             for item in self._store.collection(resource.storage).select():
                 if item.owners or b'"deletionTimestamp"' in item.encoded:
                     self._add((resource.storage, item.key))
+        for event in self._store.collection("events").select():
+            self._age(event)
+
+    def expire_events(self, now: float) -> int:
+        """Delete events that nobody has written to for an hour by the monotonic clock; says how many."""
+        expired = 0
+        while self._events and self._events[0][0] <= now:
+            _, key, version = self._events.popleft()
+            item = self._store.collection("events").items.get(key)
+            if item is not None and item.version == version:
+                self._store.delete("events", item)
+                expired += 1
+        return expired
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
-            await self._woken.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(60):
+                    await self._woken.wait()
             self._woken.clear()
+            self.expire_events(time.monotonic())
             while self._queue:
                 for _ in range(min(BATCH, len(self._queue))):
                     place = self._queue.popleft()
@@ -64,6 +86,8 @@ class Collector:
 
     def _follow(self, storage: str, change: Change) -> None:
         item = change.item
+        if storage == "events" and change.type != "DELETED":
+            self._age(item)
         if change.type == "DELETED":
             for dependent_storage, dependent in self._store.dependents(item.uid):
                 self._add((dependent_storage, dependent.key))
@@ -78,6 +102,9 @@ class Collector:
                 self._add_uid(owner)
         elif item.owners and (change.previous is None or change.previous.owners != item.owners):
             self._add((storage, item.key))
+
+    def _age(self, event: Item) -> None:
+        self._events.append((time.monotonic() + EVENT_LIFE_SECONDS, event.key, event.version))
 
     def _add(self, place: Place) -> None:
         if place not in self._queued:

@@ -1,4 +1,8 @@
-"""Between the stored form of an object and the version a request asks for."""
+"""Between the stored form of an object and the version a request asks for.
+
+Events have two faces: events.k8s.io/v1 shows the core/v1 events under other field names. They are written in their core
+face, whichever a client uses. The versions of a custom resource share a schema (conversion strategy None).
+"""
 
 from __future__ import annotations
 
@@ -23,23 +27,34 @@ EVENT_NAMES = {
 CORE_NAMES = {core: new for new, core in EVENT_NAMES.items()}
 
 
-def to_storage(resource: Resource, obj: Manifest) -> Manifest:
-    """The form in which an object is kept: events as core/v1, everything else as it was written."""
-    if resource.group == "events.k8s.io":
-        return {**_renamed(obj, EVENT_NAMES), "apiVersion": "v1"}
+def has_other_face(resource: Resource) -> bool:
+    """Whether objects are written in another form than the one that the resource shows."""
+    return resource.group == "events.k8s.io"
+
+
+def core_face(event: Manifest) -> Manifest:
+    """An events.k8s.io event as a core one."""
+    return {**_renamed(event, EVENT_NAMES), "apiVersion": "v1"}
+
+
+def new_face(event: Manifest) -> Manifest:
+    """A core event as one of events.k8s.io."""
+    return {**_renamed(event, CORE_NAMES), "apiVersion": "events.k8s.io/v1"}
+
+
+def shown_as(resource: Resource, obj: Manifest) -> Manifest:
+    """A stored object in the resource's version; changes and gives `obj` where it can."""
+    if obj["apiVersion"] == resource.api_version:
+        return obj
+    if has_other_face(resource):
+        return new_face(obj)
+    obj["apiVersion"] = resource.api_version
     return obj
 
 
 def presented_object(resource: Resource, item: Item) -> Manifest:
     """The object in the resource's version; a copy that the caller may change."""
-    obj = item.object()
-    if obj["apiVersion"] == resource.api_version:
-        return obj
-    if resource.group == "events.k8s.io":
-        obj = _renamed(obj, CORE_NAMES)
-    # The versions of a custom resource share a schema (conversion strategy None), so only the name changes.
-    obj["apiVersion"] = resource.api_version
-    return obj
+    return shown_as(resource, item.object())
 
 
 def presented(resource: Resource, item: Item) -> bytes:

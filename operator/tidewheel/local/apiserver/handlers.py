@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -13,7 +13,13 @@ from aiohttp import web
 
 from tidewheel.local.apimachinery import patching
 from tidewheel.local.apiserver import discovery, errors, subresources
-from tidewheel.local.apiserver.conversion import presented, presented_object
+from tidewheel.local.apiserver.conversion import (
+    core_face,
+    has_other_face,
+    new_face,
+    presented,
+    presented_object,
+)
 from tidewheel.local.apiserver.deletion import DeleteOptions, delete, delete_options, success
 from tidewheel.local.apiserver.encoding import dumps
 from tidewheel.local.apiserver.errors import ApiError
@@ -31,6 +37,7 @@ from tidewheel.local.apiserver.requests import (
     STRATEGIC_PATCH,
     Body,
     Target,
+    checked_body,
     find_target,
     is_true,
     media_type,
@@ -66,7 +73,10 @@ class Handlers:
             return await self._answer(request)
         except ApiError as error:
             return _json(error.status(), status=error.code, headers=error.headers)
-        except (ConnectionError, web.HTTPException):
+        except web.HTTPRequestEntityTooLarge as error:
+            failure = ApiError(413, "RequestEntityTooLarge", f"Request entity too large: {error.text}")
+            return _json(failure.status(), status=413)
+        except ConnectionError:
             raise
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path_qs)
@@ -178,12 +188,13 @@ class Handlers:
             raise errors.method_not_allowed()
         if resource.namespaced and not target.namespace:
             raise errors.method_not_allowed()
-        return self._written(request, target, self.writer.create(resource, target.namespace, body, options))
+        kept, body = self._as_kept(resource, body)
+        return self._written(request, target, self.writer.create(kept, target.namespace, body, options))
 
     async def _update(self, request: web.Request, target: Target) -> web.StreamResponse:
-        body = await read_object(request, target.resource.kind)
+        kept, body = self._as_kept(target.resource, await read_object(request, target.resource.kind))
         written = self.writer.update(
-            target.resource, target.namespace, target.name, body, write_options(request), _below(target)
+            kept, target.namespace, target.name, body, write_options(request), _below(target)
         )
         return self._written(request, target, written)
 
@@ -201,16 +212,29 @@ class Handlers:
             raise errors.invalid("PatchOptions", "meta.k8s.io", "", [problem])
         patch = await read_patch(request)
         if kind == APPLY_PATCH:
-            body = Body(value=patch, raw=await request.read())
-            written = self.writer.apply(
-                resource, target.namespace, target.name, body, options, _below(target)
-            )
+            kept, body = self._as_kept(resource, Body(value=patch, raw=await request.read()))
+            written = self.writer.apply(kept, target.namespace, target.name, body, options, _below(target))
         else:
             change = _patch_function(kind, patch, resource)
-            written = self.writer.patch(
-                resource, target.namespace, target.name, change, options, _below(target)
-            )
+            kept = resource
+            if has_other_face(resource):
+                kept, inner = self._kept(resource), change
+
+                def change(event: Manifest) -> Manifest:
+                    return core_face(inner(new_face(event)))
+
+            written = self.writer.patch(kept, target.namespace, target.name, change, options, _below(target))
         return self._written(request, target, written)
+
+    def _kept(self, resource: Resource) -> Resource:
+        """The resource as which objects are written."""
+        return self.writer.registry.builtin(resource.plural) if has_other_face(resource) else resource
+
+    def _as_kept(self, resource: Resource, body: Body) -> tuple[Resource, Body]:
+        """The resource as which an object is written, and the object in its form."""
+        if has_other_face(resource):
+            body = replace(body, value=core_face(checked_body(resource, body)))
+        return self._kept(resource), body
 
     async def _delete(self, request: web.Request, target: Target) -> web.StreamResponse:
         options = await self._delete_options(request)
@@ -291,9 +315,11 @@ class Handlers:
 
     def _written(self, request: web.Request, target: Target, written: Written) -> web.Response:
         form = preferred(request.headers.get("Accept", ""))
-        shown = written.encoded()
+        shown = written.encoded(target.resource)
         if form.shown_as:
-            shown = answer_object(target.resource, written.object(), form, request.query, self.writer.clock)
+            shown = answer_object(
+                target.resource, written.object(target.resource), form, request.query, self.writer.clock
+            )
         response = _encoded(shown, form, status=201 if written.created else 200)
         for warning in written.warnings:
             response.headers.add("Warning", f"299 - {json.dumps(warning)}")

@@ -141,8 +141,12 @@ async def read_object(request: web.Request, kind: str) -> Body:
     if content == PROTOBUF:
         try:
             return Body(value=protobuf.decode(raw), raw=raw)
-        except protobuf.UnknownMessage:
-            raise unsupported_media_type((JSON, YAML)) from None
+        except protobuf.UnknownMessage as error:
+            raise errors.ApiError(
+                415,
+                "UnsupportedMediaType",
+                f"{error}; send JSON or YAML instead (with kubectl: --dry-run=client -o yaml | kubectl apply -f -)",
+            ) from None
     if content in (YAML, "text/yaml"):
         return Body(value=_yaml(raw), raw=raw)
     if content != JSON:

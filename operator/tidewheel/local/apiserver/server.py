@@ -76,7 +76,7 @@ class ApiServer:
             clock=clock or (lambda: datetime.now(UTC)),
             services=ServiceAddresses(self.store, service_range),
         )
-        self._collector = Collector(self.writer)
+        self.collector = Collector(self.writer)
         self._handlers = Handlers(
             writer=self.writer,
             openapi=OpenApi(self.registry),
@@ -103,8 +103,8 @@ class ApiServer:
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=1024)
         await site.start()
-        self._collector.check_everything()
-        self._collecting = asyncio.create_task(self._collector.run(), name="collector")
+        self.collector.check_everything()
+        self._collecting = asyncio.create_task(self.collector.run(), name="collector")
         bound = self._runner.addresses[0]
         return f"http://{bound[0]}:{bound[1]}"
 
@@ -142,9 +142,9 @@ class ApiServer:
             self.registry.remove_custom(crd["spec"]["group"], crd["spec"]["names"]["plural"])
             self.store.drop_collection(change.item.key[1])
             return
-        status = crds.established(crd, self.writer.now())
+        status = {**(crd.get("status") or {}), **crds.established(crd, self.writer.now())}
         if crd.get("status") != status:
-            crd["status"] = {**(crd.get("status") or {}), **status}
+            crd["status"] = status
             self.writer.replace(
                 self._definitions, change.item, crd, manager="kube-apiserver", subresource="status"
             )

@@ -93,7 +93,7 @@ def write_scale(
         return obj
 
     written = writer.patch(resource, target.namespace, target.name, scaled, options, "scale")
-    return read_scale(resource, written.object())
+    return read_scale(resource, written.object(resource))
 
 
 def bind(writer: Writer, target: Target, body: Body, options: WriteOptions) -> Manifest:

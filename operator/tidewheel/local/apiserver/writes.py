@@ -11,7 +11,7 @@ from typing import Any
 
 from tidewheel.local.apimachinery import admission, managedfields
 from tidewheel.local.apiserver import errors, lookups, shaping
-from tidewheel.local.apiserver.conversion import presented, presented_object, to_storage
+from tidewheel.local.apiserver.conversion import presented, presented_object, shown_as
 from tidewheel.local.apiserver.encoding import encode_object
 from tidewheel.local.apiserver.registry import Registry, Resource
 from tidewheel.local.apiserver.requests import (
@@ -45,24 +45,22 @@ NOT_FOR_CLIENTS = (
 class Written:
     """What a write led to, and warnings for the client."""
 
-    resource: Resource
     stored: Item | None = None
     unstored: Manifest | None = None
     """The object when there is nothing stored: after a dry run, or when the write was the object's end."""
     created: bool = False
     warnings: tuple[str, ...] = ()
 
-    def object(self) -> Manifest:
-        """The object as its resource shows it; a copy that the caller may change."""
-        if self.stored is not None:
-            return presented_object(self.resource, self.stored)
-        return self.unstored or {}
+    def object(self, resource: Resource) -> Manifest:
+        """The object in the resource's version; a copy that the caller may change."""
+        obj = self.stored.object() if self.stored is not None else dict(self.unstored or {})
+        return shown_as(resource, obj)
 
-    def encoded(self) -> bytes:
+    def encoded(self, resource: Resource) -> bytes:
         """The same, as JSON."""
         if self.stored is not None:
-            return presented(self.resource, self.stored)
-        return encode_object(self.unstored or {})
+            return presented(resource, self.stored)
+        return encode_object(self.object(resource))
 
 
 @dataclass(slots=True)
@@ -227,15 +225,14 @@ class Writer:
         elif resource.has_status:
             obj.pop("status", None)
         shaping.check(resource, obj, None)
-        stored = to_storage(resource, obj)
         if self.store.get(resource.storage, namespace, metadata["name"]) is not None:
             raise errors.already_exists(resource, metadata["name"])
         if resource.storage == "services":
-            self.services.allocate(resource, stored, None)
+            self.services.allocate(resource, obj, None)
         if options.dry_run:
-            return Written(resource=resource, unstored=obj, created=True, warnings=warnings)
-        item = self.store.put(resource.storage, stored)
-        return Written(resource=resource, stored=item, created=True, warnings=warnings)
+            return Written(unstored=obj, created=True, warnings=warnings)
+        item = self.store.put(resource.storage, obj)
+        return Written(stored=item, created=True, warnings=warnings)
 
     def _finish_update(
         self,
@@ -265,20 +262,19 @@ class Writer:
                 lookups.follow_readiness(resource, obj)
         shaping.count_generation(resource, obj, old, subresource)
         if managedfields.is_unchanged(old, obj):
-            return Written(resource=resource, stored=item, warnings=warnings)
+            return Written(stored=item, warnings=warnings)
         shaping.check(resource, obj, old, subresource)
-        stored = to_storage(resource, obj)
         if is_service:
-            self.services.allocate(resource, stored, item.object())
+            self.services.allocate(resource, obj, item.object())
         if options.dry_run:
-            return Written(resource=resource, unstored=obj, warnings=warnings)
-        if is_finished(resource, stored):
+            return Written(unstored=obj, warnings=warnings)
+        if is_finished(resource, obj):
             # Who removes the last finalizer sees the object once more, at the version it had, as in the real server.
-            self.store.delete(resource.storage, item, stored)
-            obj["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-            return Written(resource=resource, unstored=obj, warnings=warnings)
-        written = self.store.put(resource.storage, stored)
-        return Written(resource=resource, stored=written, warnings=warnings)
+            seen = {**obj, "metadata": dict(obj["metadata"])}
+            self.store.delete(resource.storage, item, obj)
+            return Written(unstored=seen, warnings=warnings)
+        written = self.store.put(resource.storage, obj)
+        return Written(stored=written, warnings=warnings)
 
 
 def is_finished(resource: Resource, obj: Manifest) -> bool:
