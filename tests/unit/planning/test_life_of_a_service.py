@@ -7,8 +7,8 @@ from datetime import timedelta
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
 from tests.unit.planning.world import World
+
 from tidewheel.api.manifest import PODS
 from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, LABEL_SERVICE
 

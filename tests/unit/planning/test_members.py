@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.unit.planning.seen import NOW, group_pods, pod, revision_of, spec
+
 from tidewheel.planning.groups import Group
 from tidewheel.planning.members import staff, staff_group
 from tidewheel.planning.names import Place

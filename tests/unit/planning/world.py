@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.unit.planning.seen import DEFAULTS, NOW
+
 from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
 from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE
 from tidewheel.controllers.cache import Cache
