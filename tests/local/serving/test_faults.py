@@ -45,6 +45,10 @@ async def rest(stream) -> str:
     return "".join([chunk.choices[0].delta.content async for chunk in stream if chunk.choices])
 
 
+def slots_used(worker) -> float:
+    return worker.metric("tidewheel_slots", state="used")
+
+
 def serving(service: Service):
     """The decode that is answering now."""
     return eventually(
@@ -74,15 +78,24 @@ async def test_killed_servers_are_replaced_by_others_and_come_back(service):
 
 async def test_a_decode_killed_before_the_first_token_is_not_noticed_by_the_client(service):
     stopped, other = service.decode
-    other.send(signal.SIGSTOP)  # nobody else can take the request until the first has it
+    service.decode = [stopped]
+    service.publish()
+    await asyncio.to_thread(eventually, lambda: stopped.log.count("rank table") == 2)
     stopped.send(signal.SIGSTOP)
     request = asyncio.create_task(answers(service, 1))
-    await asyncio.to_thread(eventually, lambda: service.gateway.metric("tidewheel_gateway_inquiries_total"))
-    other.send(signal.SIGCONT)
+    await asyncio.to_thread(
+        eventually,
+        lambda: service.gateway.metric(
+            "tidewheel_gateway_inquiries_total", role="prefill", outcome="accepted"
+        ),
+    )
+    service.decode = [stopped, other]
+    service.publish()
+    await asyncio.to_thread(eventually, lambda: service.gateway.log.count("routes ") == 3)
     stopped.kill()
-    if request.done():
-        pytest.fail("the request ended before a decode was killed")
     assert await request == [repeated(8)]
+    assert service.gateway.metric("tidewheel_gateway_reforwards_total", reason="decode_lost") == 1
+    await asyncio.to_thread(eventually, lambda: sum(slots_used(w) for w in [*service.prefill, other]) == 0)
 
 
 async def test_a_client_that_leaves_frees_its_slots_at_once(service):

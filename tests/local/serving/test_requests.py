@@ -131,6 +131,12 @@ async def test_a_body_without_a_length_is_bounded_too(service):
         assert (await answer.json())["error"]["code"] == "body_too_large"
 
 
+def test_a_body_that_is_not_what_its_encoding_says_is_the_clients_fault(service):
+    url = f"{service.gateway.url}/v1/completions"
+    status, _, answer = post(url, b"no gzip", **{"Content-Encoding": "gzip"})
+    assert (status, answer["error"]["code"]) == (400, "unreadable_body")
+
+
 async def test_the_clients_request_id_is_kept_where_it_is_a_proper_one(service, client):
     raw = await client.chat.completions.with_raw_response.create(
         **ask("hi"), extra_headers={"x-request-id": "mine-1"}

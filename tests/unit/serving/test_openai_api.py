@@ -116,7 +116,9 @@ def test_another_model_is_not_found():
     assert (refused.value.status, refused.value.code) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, rb'{"a": "\ud83d"}', rb'{"\uDe00": 1}']
+)
 def test_a_body_that_is_no_object_is_refused(raw):
     with pytest.raises(ApiError) as refused:
         read_json_object(raw)

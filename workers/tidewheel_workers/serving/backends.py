@@ -88,7 +88,7 @@ class Backends:
             **body,
             "max_tokens": 1,
             "stream": False,
-            "kv_transfer_params": {"do_remote_decode": True},
+            "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False},
         }
         prompt.pop("stream_options", None)
         if "max_completion_tokens" in prompt:
@@ -176,8 +176,12 @@ class Backends:
         headers = trace_headers() | {"Content-Type": "application/json"}
         if request_id:
             headers[REQUEST_ID_HEADER] = request_id
+        # compact, so that no body grows beyond what the servers take
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         return self._session.post(
-            f"http://{host}:{backend.port}{path}", data=json.dumps(body).encode(), headers=headers
+            f"http://{host}:{backend.port}{path}",
+            data=text.encode(),
+            headers=headers,
         )
 
 

@@ -206,7 +206,7 @@ async def _stream(
 
 def main() -> None:
     """The program."""
-    run("decode", lambda: DecodeServer(WorkerSettings.from_environment()))
+    run("decode", lambda: DecodeServer(WorkerSettings.for_role("decode")))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,26 @@ class EngineFailed(Exception):
     """The engine broke: every request in it is lost and the process has to be replaced."""
 
 
+async def in_daemon_thread(work: Callable[[], T]) -> T:
+    """Do it in a thread that neither a cancellation nor the end of the process waits for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:  # noqa: BLE001 - it belongs to whoever waits for the future
+            error = caught
+        try:
+            loop.call_soon_threadsafe(_settle, future, result, error)
+        except RuntimeError:
+            log.debug("the event loop is closed; nobody waits for this any more")
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return await future
+
+
 class EngineLoop:
     """Runs an engine. Create it and use it on the event loop's thread."""
 

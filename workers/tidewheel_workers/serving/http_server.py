@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from tidewheel.telemetry import context_from_headers
-from tidewheel_workers.serving.errors import ApiError
+from tidewheel_workers.serving.errors import ApiError, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,7 +85,7 @@ async def read_body(request: web.Request) -> bytes:
     """A request's body within the size and time that are allowed.
 
     Raises:
-        ApiError: it is too large or too slow.
+        ApiError: it is too large, too slow or broken.
     """
     limit = request.app._client_max_size  # noqa: SLF001 - aiohttp has no public name for what it was given
     if (request.content_length or 0) > limit:
@@ -94,6 +95,8 @@ async def read_body(request: web.Request) -> bytes:
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise _too_large(limit) from error
+    except (web.RequestPayloadError, BadHttpMessage) as error:
+        raise invalid("unreadable_body", f"the body cannot be read: {error}") from error
     except TimeoutError as error:
         raise ApiError(
             408, "body_timeout", f"the body was not sent within {BODY_SECONDS:.0f} seconds"

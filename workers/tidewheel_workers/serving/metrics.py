@@ -117,6 +117,14 @@ class WorkerMetrics:
         slots.labels("used").set_function(used)
         slots.labels("free").set_function(lambda: total - used())
 
+    def watch_peers(self, *, verified: Callable[[], int], total: Callable[[], int]) -> None:
+        """Read the group's peers when someone asks for them."""
+        peers = Gauge(
+            "tidewheel_peers", "Peers in the rank table, by state.", ["state"], registry=self._registry
+        )
+        peers.labels("verified").set_function(verified)
+        peers.labels("unverified").set_function(lambda: total() - verified())
+
     def finished(self, reason: str) -> None:
         """A request ended well, or by abort."""
         self._success.labels(*self._values, reason).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -30,6 +31,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
 }
 
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _texts = BeforeValidator(lambda value: [value] if isinstance(value, str) else value or [])
 
 
@@ -177,9 +179,12 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         ApiError: it is no JSON object.
     """
     try:
-        body = json.loads(raw)
+        body = json.loads(raw.decode())
+        if _HALF_CHARACTER.search(raw):
+            # an escaped surrogate without its other half is JSON, but no text that could be encoded
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise invalid("invalid_json", f"the body is not JSON: {error}") from error
+        raise invalid("invalid_json", f"the body is not JSON in UTF-8: {error}") from error
     if not isinstance(body, dict):
         raise invalid("invalid_json", f"the body must be a JSON object, not {type(body).__name__}")
     return body
@@ -197,9 +202,9 @@ def read_request(
         request = REQUESTS[endpoint].model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        # a union's member is named in the location and says nothing to a client
+        # a union's member, such as `str` or `tuple[...]`, is named in the location and says nothing to a client
         place = [
-            part for part in first["loc"] if isinstance(part, int) or part in body or part.isidentifier()
+            part for part in first["loc"] if isinstance(part, int) or (part != "str" and part.isidentifier())
         ]
         param = ".".join(map(str, place))
         code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"

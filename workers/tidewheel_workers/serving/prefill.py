@@ -161,7 +161,7 @@ class PrefillServer(Worker):
 
 def main() -> None:
     """The program."""
-    run("prefill", lambda: PrefillServer(WorkerSettings.from_environment()))
+    run("prefill", lambda: PrefillServer(WorkerSettings.for_role("prefill")))
 
 
 if __name__ == "__main__":

@@ -45,10 +45,8 @@ def run(role: str, build: Callable[[], Service]) -> NoReturn:
         log.exception("the %s server failed", role)
         report_failure(CannotStart(f"{type(error).__name__}: {error}"))
     else:
-        sys.exit(0)
-    sys.stderr.flush()
-    # a native thread (a model still loading) must not keep a failed process from being restarted
-    os._exit(1)
+        _leave(0)
+    _leave(1)
 
 
 async def serve(build: Callable[[], Service]) -> None:
@@ -93,6 +91,13 @@ async def serve(build: Callable[[], Service]) -> None:
     finally:
         await runner.cleanup()
         await service.close()
+
+
+def _leave(code: int) -> NoReturn:
+    """End now: a thread that still loads a model or computes must not hold up whoever waits for the end."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _pass_on(task: asyncio.Task[None], end: Callable[[BaseException | None], None]) -> None:

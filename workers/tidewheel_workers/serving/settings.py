@@ -76,6 +76,15 @@ class WorkerSettings(Settings):
     kv_lease_seconds: float = Field(30.0, gt=0)
     kv_timeout_seconds: float = Field(10.0, gt=0)
 
+    @classmethod
+    def for_role(cls, role: str, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings of a program that has only this role.
+
+        Raises:
+            BadSettings: as in `from_environment`.
+        """
+        return cls.from_environment({**environment, variable_of("role"): role})
+
 
 class GatewaySettings(Settings):
     """A gateway's."""

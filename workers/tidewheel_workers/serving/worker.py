@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
+from tidewheel.telemetry import context_from_environment
 from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong
-from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop
+from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop, in_daemon_thread
 from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
 from tidewheel_workers.serving.http_server import read_body
 from tidewheel_workers.serving.membership import Membership
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tidewheel_workers.serving.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
 
 
 class Worker(ABC):
@@ -81,10 +84,19 @@ class Worker(ABC):
             ModelError: the model cannot be loaded.
         """
         began = time.monotonic()
-        engine = await asyncio.to_thread(_load, self.settings)
+        cause = trace.get_current_span(context_from_environment()).get_span_context()
+        with tracer.start_as_current_span(
+            "load model",
+            links=[trace.Link(cause)] if cause.is_valid else [],
+            attributes={"gen_ai.request.model": self.settings.model_name},
+        ):
+            engine = await in_daemon_thread(lambda: _load(self.settings))
         log.info("loaded %s in %.1f s", self.settings.model_source, time.monotonic() - began)
         self.engine = EngineLoop(engine, on_failure=fail)
         membership = Membership(self.settings, engine.identity)
+        self.metrics.watch_peers(
+            verified=lambda: len(membership.verified), total=lambda: len(membership.peers)
+        )
         self.peers = Peers(
             membership,
             self.settings.ranks_file,
