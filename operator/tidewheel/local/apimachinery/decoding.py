@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tidewheel.local.apimachinery import go_types
@@ -181,16 +181,19 @@ def _is_omitted_when_empty(schema: Schema, key: str, prop: Schema) -> bool:
 
 
 def _printed_fields(schema: Schema) -> list[tuple[str, Callable[[], Any]]]:
+    """The fields that Go prints even when they are not set, each with its empty value."""
+
+    def listed(table: Mapping[str, tuple[str, ...]]) -> list[str]:
+        return [key for key in table.get(schema.name, ()) if key in schema.properties]
+
     fields: dict[str, Callable[[], Any]] = {}
     for key in schema.required:
-        if key in schema.properties:
-            fields[key] = _zero(schema.properties[key])
-    for key in go_types.PRINTED_STRUCTS.get(schema.name, ()):
-        prop = schema.properties[key]
-        fields[key] = lambda prop=prop: _zero_struct(prop)  # type: ignore[misc]
-    for key in go_types.PRINTED_NULLS.get(schema.name, ()):
+        fields[key] = _zero(schema.properties[key])
+    for key in listed(go_types.PRINTED_STRUCTS):
+        fields[key] = partial(_zero_struct, schema.properties[key])
+    for key in listed(go_types.PRINTED_NULLS):
         fields[key] = lambda: None
-    for key in go_types.PRINTED_TEXTS.get(schema.name, ()):
+    for key in listed(go_types.PRINTED_TEXTS):
         fields[key] = str
     return list(fields.items())
 
@@ -214,7 +217,7 @@ def _zero(schema: Schema) -> Callable[[], Any]:
         case "boolean":
             return bool
         case "object" if schema.additional is None:
-            return lambda: _zero_struct(schema)
+            return partial(_zero_struct, schema)
     return lambda: None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# Fields of struct type without a pointer: Go prints them as {} even when nothing is set.
+# Fields of struct type without a pointer: Go prints them as {} even when nothing is set. Both kinds of Event are one row;
+# each has only some of the fields.
 PRINTED_STRUCTS: Final[dict[str, tuple[str, ...]]] = {
     "APIService": ("spec", "status"),
     "ClusterRoleBinding": ("roleRef",),
@@ -19,7 +20,7 @@ PRINTED_STRUCTS: Final[dict[str, tuple[str, ...]]] = {
     "Deployment": ("spec", "status"),
     "DeploymentSpec": ("template", "strategy"),
     "EphemeralContainer": ("resources",),
-    "Event": ("involvedObject", "source"),
+    "Event": ("involvedObject", "source", "regarding", "deprecatedSource"),
     "HorizontalPodAutoscaler": ("spec", "status"),
     "HorizontalPodAutoscalerSpec": ("scaleTargetRef",),
     "Ingress": ("spec", "status"),
@@ -63,7 +64,13 @@ PRINTED_NULLS: Final[dict[str, tuple[str, ...]]] = {
     "CustomResourceDefinitionStatus": ("conditions", "storedVersions"),
     "DaemonSetCondition": ("lastTransitionTime",),
     "DeploymentCondition": ("lastUpdateTime", "lastTransitionTime"),
-    "Event": ("firstTimestamp", "lastTimestamp", "eventTime"),
+    "Event": (
+        "eventTime",
+        "firstTimestamp",
+        "lastTimestamp",
+        "deprecatedFirstTimestamp",
+        "deprecatedLastTimestamp",
+    ),
     "HorizontalPodAutoscalerCondition": ("lastTransitionTime",),
     "HorizontalPodAutoscalerStatus": ("currentMetrics",),
     "JobCondition": ("lastProbeTime", "lastTransitionTime"),
@@ -71,6 +78,8 @@ PRINTED_NULLS: Final[dict[str, tuple[str, ...]]] = {
     "NodeCondition": ("lastHeartbeatTime", "lastTransitionTime"),
     "PersistentVolumeClaimCondition": ("lastProbeTime", "lastTransitionTime"),
     "PodCondition": ("lastProbeTime", "lastTransitionTime"),
+    "Role": ("rules",),
+    "ClusterRole": ("rules",),
     "ReplicaSetCondition": ("lastTransitionTime",),
     "StatefulSetCondition": ("lastTransitionTime",),
 }
@@ -100,7 +109,7 @@ POINTER_STRINGS_IN: Final[dict[str, frozenset[str]]] = {
 VALUE_INTEGERS: Final = frozenset(
     {
         "active", "availableReplicas", "count", "currentNumberScheduled", "currentReplicas", "failed", "failureThreshold",
-        "fullyLabeledReplicas", "generation", "healthCheckNodePort", "hostPort", "initialDelaySeconds", "iops",
+        "fullyLabeledReplicas", "generation", "healthCheckNodePort", "hostPort", "initialDelaySeconds",
         "minReadySeconds", "nodePort", "numberAvailable", "numberUnavailable", "observedGeneration", "periodSeconds",
         "readyReplicas", "replicas", "signal", "succeeded", "successThreshold", "timeoutSeconds", "unavailableReplicas",
         "updatedNumberScheduled", "updatedReplicas",
