@@ -198,7 +198,7 @@ class Collector:
         left = False
         for kind in self._writer.registry.stored():
             if kind.namespaced:
-                for item in list(self._store.collection(kind.storage).select(namespace=name)):
+                for item in self._store.collection(kind.storage).select(namespace=name):
                     left = not self._delete(kind, item, "Background") or left
         if left:
             return
@@ -211,7 +211,7 @@ class Collector:
     def _empty_definition(self, resource: Resource, definition: Item) -> None:
         storage = definition.key[1]
         kind = self._writer.registry.of_storage(storage)
-        items = [] if kind is None else list(self._store.collection(storage).select())
+        items = [] if kind is None else self._store.collection(storage).select()
         gone = [self._delete(kind, item, "Background") for item in items if kind is not None]
         if all(gone):
             self._drop_finalizer(resource, definition, CLEANUP_FINALIZER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -154,20 +155,20 @@ def _page(store: Store, resource: Resource, chosen: Selection, query: Mapping[st
             version = exact = asked
     try:
         found = collection.select(
-            namespace=chosen.namespace,
-            labels=chosen.pairs if exact is None else (),
-            version=None if exact is None or exact == store.version else exact,
+            namespace=chosen.namespace, labels=() if exact else chosen.pairs, after=after, version=exact
         )
-        items = [item for item in found if chosen.wants(item)]
     except Expired as error:
         raise errors.expired(CONTINUE_EXPIRED if token else str(error)) from None
-    if after is not None:
-        items = [item for item in items if item.key > after]
+    if chosen.is_everything:
+        items = found
+    else:
+        # One more than the page holds tells whether there is another page.
+        wanted = (item for item in found if chosen.wants(item))
+        items = list(itertools.islice(wanted, limit + 1 if limit else None))
     if not limit or len(items) <= limit:
         return _Page(items, version, "", None)
-    last = items[limit - 1]
     remaining = len(items) - limit if chosen.is_everything else None
-    return _Page(items[:limit], version, _write_token(version, last.key), remaining)
+    return _Page(items[:limit], version, _write_token(version, items[limit - 1].key), remaining)
 
 
 def _write_token(version: int, last: tuple[str, str]) -> str:

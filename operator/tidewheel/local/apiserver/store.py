@@ -7,7 +7,7 @@ import bisect
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -163,6 +163,7 @@ class Collection:
     def __init__(self, *, floor: int, history: int) -> None:
         self.floor = floor
         """The oldest version from which the history is complete."""
+        self.changed_at = floor
         self.items: dict[Key, Item] = {}
         self.watches: set[Watch] = set()
         self._order: list[Key] = []
@@ -173,6 +174,7 @@ class Collection:
     def apply(self, change: Change) -> None:
         """Take one step; watchers hear of it."""
         key = change.item.key
+        self.changed_at = max(self.changed_at, change.version)
         if change.previous is not None:
             for label in change.previous.labels.items():
                 holders = self._labelled[label]
@@ -199,31 +201,27 @@ class Collection:
         *,
         namespace: str | None = None,
         labels: Iterable[tuple[str, str]] = (),
+        after: Key | None = None,
         version: int | None = None,
-    ) -> Iterator[Item]:
-        """Objects in order of namespace and name, now or as they were at `version`.
+    ) -> list[Item]:
+        """Objects in order of namespace and name, now or as they were at `version`, beginning behind `after`.
 
         `labels` are pairs that every object must carry; the smallest index decides what is looked at.
 
         Raises:
             Expired: the history does not reach back to `version`.
         """
-        if version is not None:
-            items = self._at(version)
-            for key in sorted(items):
-                if namespace is None or key[0] == namespace:
-                    yield items[key]
-            return
+        items = self.items if version is None or version >= self.changed_at else self._at(version)
         holders: list[set[Key]] = [self._labelled.get(pair, set()) for pair in labels]
-        if holders:
-            fewest: set[Key] = min(holders, key=lambda held: len(held))
-            yield from (self.items[key] for key in sorted(fewest) if namespace is None or key[0] == namespace)
-            return
-        start, end = 0, len(self._order)
-        if namespace is not None:
-            start = bisect.bisect_left(self._order, (namespace, ""))
-            end = bisect.bisect_left(self._order, (namespace + "\0", ""))
-        yield from [self.items[key] for key in itertools.islice(self._order, start, end)]
+        if items is not self.items:
+            keys = sorted(items)
+        elif holders:
+            fewest: set[Key] = min(holders, key=len)
+            keys = sorted(fewest)
+        else:
+            keys = self._order
+        start, end = _range(keys, namespace, after)
+        return [items[key] for key in keys[start:end]]
 
     def watch(self, wants: Callable[[Item], bool], since: int | None) -> Watch:
         """A watch that begins with what happened after `since`, or with now when that is None.
@@ -398,6 +396,17 @@ class Store:
             self._apply(storage, Change(item.version, "ADDED", item, None))
         for collection in self._collections.values():
             collection.forget_history(self.version)
+
+
+def _range(keys: list[Key], namespace: str | None, after: Key | None) -> tuple[int, int]:
+    """The part of sorted keys that lies in a namespace and behind a key."""
+    start, end = 0, len(keys)
+    if namespace is not None:
+        start = bisect.bisect_left(keys, (namespace, ""))
+        end = bisect.bisect_left(keys, (namespace + "\0", ""))
+    if after is not None:
+        start = max(start, bisect.bisect_right(keys, after))
+    return start, max(start, end)
 
 
 def _restamped(item: Item, version: int) -> Item:
