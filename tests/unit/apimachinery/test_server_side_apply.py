@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -191,6 +192,40 @@ def test_an_object_that_nobody_owns_gets_an_owner_before_its_first_apply(apply, 
     live["metadata"]["uid"] = "u"
     with pytest.raises(ApplyConflict, match="before-first-apply"):
         apply(live, "one", label="new")
+
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@pytest.fixture
+def client_side(gadget_schema, make_gadget):
+    """A gadget as `kubectl apply` leaves it."""
+    gadget = make_gadget("ssa", label="a", size=1)
+    applied = json.dumps({**gadget, "metadata": {"name": "ssa", "namespace": "conformance"}})
+    gadget["metadata"]["annotations"] = {LAST_APPLIED: applied}
+    decode_custom(gadget, GADGET, gadget_schema)
+    how = {"api_version": GADGET.api_version, "subresource": "", "schema": gadget_schema, "now": NOW}
+    empty = {"apiVersion": GADGET.api_version, "kind": "Gadget"}
+    gadget["metadata"]["managedFields"] = track_update(
+        empty, gadget, manager="kubectl-client-side-apply", **how
+    )
+    gadget["metadata"]["uid"] = "u"
+    return gadget
+
+
+def test_kubectl_takes_over_what_it_applied_from_the_client(apply, client_side):
+    live = apply(client_side, "kubectl", size=2, label="a")
+    assert live["spec"]["size"] == 2
+    remembered = json.loads(live["metadata"]["annotations"][LAST_APPLIED])
+    assert remembered["spec"] == {"label": "a", "size": 2}
+    with pytest.raises(ApplyConflict):
+        apply(client_side, "another", size=2)
+
+
+def test_kubectl_does_not_take_over_what_changed_since(apply, client_side, gadget_schema):
+    live = updated(client_side, gadget_schema, lambda spec: spec.update(size=5))
+    with pytest.raises(ApplyConflict, match=r"\.spec\.size"):
+        apply(live, "kubectl", size=2, label="a")
 
 
 def test_a_status_is_not_owned_through_the_main_endpoint(apply):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tidewheel.local.apimachinery import fieldsets
+from tidewheel.local.apimachinery import fieldsets, last_applied
 from tidewheel.local.apimachinery.fields import BadRequest
 from tidewheel.local.apimachinery.fieldsets import FieldSet
 from tidewheel.local.apimachinery.pruning import unknown_paths
@@ -231,11 +231,12 @@ def server_side_apply(
     added, modified, removed = (
         _without_reset(part, reset) for part in fieldsets.compare(before, after, schema)
     )
-    others = _settle(others, fieldsets.union(added, modified), removed, force=force)
+    forgiven = last_applied.forgiven_fields(live, manager, schema)
+    others = _settle(others, fieldsets.union(added, modified), removed, None if force else forgiven)
     if before == after and former is not None and former.fields == claimed:
         return base
     managers = [*others, mine] if claimed else others
-    after = dict(after)
+    after = dict(last_applied.remember_applied(after, applied, manager, subresource))
     metadata = dict(after.get("metadata") or {})
     written = _written(managers)
     if written:
@@ -255,17 +256,24 @@ def is_unchanged(old: Manifest, new: Manifest) -> bool:
     return len(mine) == len(theirs) and all(entry in theirs for entry in mine)
 
 
-def _settle(others: list[_Entry], changed: FieldSet, removed: FieldSet, *, force: bool) -> list[_Entry]:
-    """The other managers after an apply: they lose what it changed by force, and what it removed."""
+def _settle(
+    others: list[_Entry], changed: FieldSet, removed: FieldSet, forgiven: FieldSet | None
+) -> list[_Entry]:
+    """The other managers after an apply: they lose what it changed by right, and what it removed.
+
+    `forgiven` are the fields that it may take from others; None stands for all.
+    """
     conflicts: list[tuple[str, str]] = []
+    is_forgiven = True
     settled: list[_Entry] = []
     for entry in others:
         contested = fieldsets.intersection(entry.fields, changed)
         conflicts.extend((entry.printed(), path) for path in fieldsets.paths(contested))
+        is_forgiven = is_forgiven and (forgiven is None or not fieldsets.difference(contested, forgiven))
         left = fieldsets.difference(fieldsets.difference(entry.fields, contested), removed)
         if left:
             settled.append(entry if left == entry.fields else replace(entry, fields=left))
-    if conflicts and not force:
+    if not is_forgiven:
         raise ApplyConflict(conflicts)
     return settled
 
