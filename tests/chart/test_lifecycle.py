@@ -81,7 +81,8 @@ def test_crds_of_somebody_else_are_taken_over_only_when_asked(run: Run):
 
     with pytest.raises(RuntimeError, match="invalid ownership metadata"):
         run("helm", "install", "tidewheel", CHART, *NAMESPACE, "--create-namespace")
-    run("helm", "install", "tidewheel", CHART, *NAMESPACE, "--create-namespace", "--take-ownership")
+    take_over = ("--take-ownership", "--force-conflicts")
+    run("helm", "install", "tidewheel", CHART, *NAMESPACE, "--create-namespace", *take_over)
 
 
 def test_a_release_for_some_namespaces_leaves_the_cluster_alone(run: Run):
