@@ -3,9 +3,10 @@
 An object is kept as compact JSON without managedFields and parsed when it is asked for. That takes a fifth of the
 memory of the parsed form, and a reader may do with its copy what it likes.
 
-One rule decides between versions: of one object (one uid) the higher resourceVersion stays, so an answer to our own
-write is not undone by a watch event that was under way; of two objects with one name the later one stays; and a uid
-that was seen to be gone never returns. Kubernetes lets clients compare versions of one resource as integers.
+One rule decides between versions: of what is known under a name the higher resourceVersion stays, so an answer to
+our own write is not undone by a watch event that was under way; and what was seen to be gone at one version returns
+only with a higher one (a watch also says DELETED when an object loses the label it is selected by, and may get it
+back). Kubernetes lets clients compare versions of one resource as integers.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from tidewheel.api.manifest import Manifest, Resource
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-#: How many deleted uids are remembered. Only answers that are still under way need them.
+#: How many deleted objects are remembered. Only answers that are still under way need them.
 _GRAVES = 20_000
 
 #: (namespace, name); cluster-wide objects have the namespace "".
@@ -61,7 +63,8 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Resource, dict[Name, _Entry]] = {}
         self._owned: dict[str, dict[Resource, set[Name]]] = {}
-        self._graves: OrderedDict[str, None] = OrderedDict()
+        #: Up to which version each uid is known to be gone.
+        self._graves: OrderedDict[str, float] = OrderedDict()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """See `Snapshot.get`."""
@@ -93,9 +96,9 @@ class Cache:
         objects = self._objects.get(resource, {})
         return {name: entry.uid for name, entry in objects.items() if namespace in (None, name[0])}
 
-    def is_gone(self, uid: str) -> bool:
-        """Whether an object was known and is known to be deleted."""
-        return uid in self._graves
+    def is_gone(self, uid: str, version: int) -> bool:
+        """Whether that version of an object, and every one before it, is known to be past."""
+        return version <= self._graves.get(uid, -1)
 
     def put(self, resource: Resource, manifest: Manifest, *, rewound: bool = False) -> bool:
         """Takes in one version of an object; False if what is known is as new or newer.
@@ -108,7 +111,7 @@ class Cache:
         metadata = manifest["metadata"]
         name: Name = (metadata.get("namespace", ""), metadata["name"])
         uid, version = metadata.get("uid", ""), version_of(manifest)
-        if uid in self._graves and not rewound:
+        if self.is_gone(uid, version) and not rewound:
             return False
         objects = self._objects.setdefault(resource, {})
         known = objects.get(name)
@@ -123,14 +126,20 @@ class Cache:
         self._graves.pop(uid, None)
         return True
 
-    def forget(self, resource: Resource, namespace: str, name: str, uid: str) -> bool:
-        """The object is gone; False if that was known. Another object of its name stays."""
-        self._graves[uid] = None
+    def forget(
+        self, resource: Resource, namespace: str, name: str, uid: str, *, version: float = inf
+    ) -> bool:
+        """The object is gone as of `version`, for ever by default; False if that was known or is outdated.
+
+        Another object of its name stays.
+        """
+        self._graves[uid] = max(version, self._graves.get(uid, -1))
+        self._graves.move_to_end(uid)
         if len(self._graves) > _GRAVES:
             self._graves.popitem(last=False)
         objects = self._objects.get(resource, {})
         entry = objects.get((namespace, name))
-        if entry is None or entry.uid != uid:
+        if entry is None or entry.uid != uid or entry.version > version:
             return False
         del objects[namespace, name]
         self._disown(resource, (namespace, name), entry)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from opentelemetry import trace
 
-from tidewheel.api.manifest import Manifest, Resource
+from tidewheel.api.manifest import PODS, Manifest, Resource
 from tidewheel.api.meta import ANNOTATION_APPLIED
 from tidewheel.api.reasons import Reason
 from tidewheel.controllers.cache import Cache, Owner, controller_of, version_of
@@ -25,7 +25,7 @@ from tidewheel.controllers.controller import Controller, Key
 from tidewheel.controllers.drift import differences, digest_of
 from tidewheel.controllers.queue import Backoff
 from tidewheel.kube.client import Api
-from tidewheel.kube.errors import ApiError, Conflict, Forbidden, Invalid, NotFound
+from tidewheel.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound
 from tidewheel.planning.plan import Deletion, Plan, Refusal
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class Changes:
 
     writes: tuple[Write, ...] = ()
     deletions: tuple[Deletion, ...] = ()
+    #: There is more to do than one reconcile may.
+    is_part: bool = False
     #: Seconds until a refused or repeatedly repaired child may be written again.
     look_again_in: float | None = None
 
@@ -116,7 +118,17 @@ class _Memory:
 
 
 class Executor:
-    """The hands of one controller. It keeps the cache up to date with what it writes."""
+    """The hands of one controller. It keeps the cache up to date with what it writes.
+
+    Args:
+        controller: whose plans it carries out.
+        api: the API server.
+        cache: what is known, to be kept up to date.
+        most_changes: how much one reconcile may write, and how much delete. An object that needs more comes back
+            after the others had their turn, so one of a thousand pods does not hold up a hundred of ten.
+        clock: monotonic seconds.
+        backoff: when to try again what was refused.
+    """
 
     def __init__(
         self,
@@ -124,14 +136,14 @@ class Executor:
         api: Api,
         cache: Cache,
         *,
-        writes_at_a_time: int = 8,
+        most_changes: int = 8,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
     ) -> None:
         self._controller = controller
         self._api = api
         self._cache = cache
-        self._writes_at_a_time = writes_at_a_time
+        self._most_changes = most_changes
         self._clock = clock
         self._backoff = backoff or Backoff(first=2.0, most=300.0)
         self._memories: dict[Key, _Memory] = {}
@@ -158,29 +170,39 @@ class Executor:
         now = self._clock()
         wanted: set[Child] = set()
         writes: list[Write] = []
-        for manifest in plan.apply:
+        # Pods mount config maps and are reached through services: those come first.
+        for manifest in sorted(plan.apply, key=lambda manifest: manifest["kind"] == "Pod"):
             write = self._write_of(key, owner_uid, manifest, memory, now)
             wanted.add((manifest["kind"], manifest["metadata"]["name"]))
             if write is not None:
                 writes.append(write)
-        deletions = tuple(self._deletions(plan.delete, memory, now))
+        deletions = list(self._deletions(plan.delete, memory, now))
         wanted |= {(deletion.resource.kind, deletion.name) for deletion in plan.delete}
         for book in (memory.held, memory.settled, memory.accepted):
             for child in book.keys() - wanted:
                 del book[child]
         waits = [held.until - now for held in memory.held.values() if held.until > now]
-        return Changes(writes=tuple(writes), deletions=deletions, look_again_in=min(waits, default=None))
+        most = self._most_changes
+        return Changes(
+            writes=tuple(writes[:most]),
+            deletions=tuple(deletions[:most]),
+            is_part=len(writes) > most or len(deletions) > most,
+            look_again_in=min(waits, default=None),
+        )
 
     async def carry_out(self, key: Key, owner_uid: str, changes: Changes) -> Outcome:
         """Writes and deletes. One failure does not keep the rest from being done; see the outcome's errors."""
         outcome = Outcome()
         memory = self._memories.setdefault(key, _Memory())
-        # Pods mount config maps and are reached through services: those come first.
-        pods = [write for write in changes.writes if write.resource.kind == "Pod"]
-        others = [write for write in changes.writes if write.resource.kind != "Pod"]
+        pods = [write for write in changes.writes if write.resource == PODS]
+        others = [write for write in changes.writes if write.resource != PODS]
         for wave in (others, pods):
-            await self._each(wave, lambda write: self._apply(owner_uid, write, memory, outcome))
-        await self._each(changes.deletions, lambda deletion: self._delete(deletion, memory, outcome))
+            async with asyncio.TaskGroup() as group:
+                for write in wave:
+                    group.create_task(self._apply(owner_uid, write, memory, outcome))
+        async with asyncio.TaskGroup() as group:
+            for deletion in changes.deletions:
+                group.create_task(self._delete(deletion, memory, outcome))
         return outcome
 
     def _write_of(
@@ -248,17 +270,6 @@ class Executor:
                 continue
             yield deletion
 
-    async def _each(self, items: Iterable[Any], work: Callable[[Any], Any]) -> None:
-        gate = asyncio.Semaphore(self._writes_at_a_time)
-
-        async def one(item: Any) -> None:
-            async with gate:
-                await work(item)
-
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                group.create_task(one(item))
-
     async def _apply(self, owner_uid: str, write: Write, memory: _Memory, outcome: Outcome) -> None:
         kind, name = write.child
         namespace = write.manifest["metadata"]["namespace"]
@@ -272,11 +283,7 @@ class Executor:
             record_exception=False,
         ) as span:
             try:
-                uid = write.uid
-                if uid is None:
-                    uid = await self._uid_if_ours(owner_uid, write.resource, namespace, name)
-                body = _with_marks(write.manifest, write.digest, uid)
-                answer = await self._api.apply(write.resource, body, manager=self._controller.manager)
+                answer = await self._write(owner_uid, write, namespace, name)
             except Leaving:
                 outcome.waits = True
                 return
@@ -296,6 +303,22 @@ class Executor:
         self._cache.put(write.resource, answer)
         self._remember(memory, write, answer)
         outcome.applied.append(write)
+
+    async def _write(self, owner_uid: str, write: Write, namespace: str, name: str) -> Manifest:
+        manager, uid = self._controller.manager, write.uid
+        if uid is None and write.resource == PODS:
+            # POST cannot take over what is there. Only for pods: fields that were not applied in the first place
+            # could not be removed by a later apply, and a pod's fields hardly change.
+            try:
+                return await self._api.create(
+                    PODS, _with_marks(write.manifest, write.digest, None), manager=manager
+                )
+            except AlreadyExists:
+                pass
+        if uid is None:
+            uid = await self._uid_if_ours(owner_uid, write.resource, namespace, name)
+        body = _with_marks(write.manifest, write.digest, uid)
+        return await self._api.apply(write.resource, body, manager=manager)
 
     async def _uid_if_ours(self, owner_uid: str, resource: Resource, namespace: str, name: str) -> str | None:
         """The uid of the object of this name, None if there is none.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Final
 
 from tidewheel.api.manifest import Manifest, Resource
 from tidewheel.api.meta import LABEL_SERVICE
-from tidewheel.controllers.cache import Cache, controller_of, uids_of, version_of
+from tidewheel.controllers.cache import Cache, Name, controller_of, uids_of, version_of
 from tidewheel.controllers.controller import Controller, Key
 from tidewheel.kube.client import Api
 from tidewheel.kube.errors import NotFound
@@ -53,7 +54,9 @@ class Feed:
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         before = self._concerned(resource, namespace, name, None)
         if type_ == "DELETED":
-            changed = self._cache.forget(resource, namespace, name, metadata["uid"])
+            changed = self._cache.forget(
+                resource, namespace, name, metadata["uid"], version=version_of(manifest)
+            )
         else:
             changed = self._cache.put(resource, manifest)
         if changed:
@@ -72,13 +75,14 @@ class Feed:
             resource, namespace, label_selector=self.selector(resource), metadata_only=True
         )
         listed = uids_of(listing.items)
+        as_of = float(listing.resource_version) if listing.resource_version.isdecimal() else inf
         if self._went_back(resource, listing.items):
             await self._believe(api, resource, namespace)
             return
         for name, uid in before.items():
-            # What was known before the list began and is not in it was deleted: uids do not come back.
+            # What was known before the list began and is not in it is gone as of the list's version.
             if listed.get(name) != uid:
-                self._drop(resource, name, uid)
+                self._drop(resource, name, uid, version=as_of)
         behind = [item for item in listing.items if self._is_behind(resource, item)]
         patience_ends = asyncio.get_running_loop().time() + patience_seconds
         while behind and asyncio.get_running_loop().time() < patience_ends:
@@ -110,16 +114,16 @@ class Feed:
         for kind, key in concerned:
             self._enqueue(kind, key)
 
-    def _drop(self, resource: Resource, name: tuple[str, str], uid: str) -> None:
+    def _drop(self, resource: Resource, name: Name, uid: str, *, version: float = inf) -> None:
         concerned = self._concerned(resource, *name, None)
-        if self._cache.forget(resource, *name, uid):
+        if self._cache.forget(resource, *name, uid, version=version):
             logger.info("%s %s/%s vanished without an event", resource.kind, *name)
             self._tell(concerned)
 
     def _is_behind(self, resource: Resource, item: Manifest) -> bool:
         metadata = item["metadata"]
         uid = metadata["uid"]
-        if self._cache.is_gone(uid):
+        if self._cache.is_gone(uid, version_of(item)):
             return False
         known = self._cache.version(resource, metadata.get("namespace", ""), metadata["name"], uid)
         return known is None or known < version_of(item)

@@ -76,11 +76,13 @@ class HealthServer:
         return Address(host=address.host, port=runner.addresses[0][1])
 
     def _probes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/healthz", lambda _: _answer(self._live)),
-            web.get("/livez", lambda _: _answer(self._live)),
-            web.get("/readyz", lambda _: _answer(self._ready)),
-        ]
+        async def live(_: web.Request) -> web.Response:
+            return _answer(self._live)
+
+        async def ready(_: web.Request) -> web.Response:
+            return _answer(self._ready)
+
+        return [web.get("/healthz", live), web.get("/livez", live), web.get("/readyz", ready)]
 
     def _scrape(self) -> list[web.RouteDef]:
         async def metrics(_: web.Request) -> web.Response:
@@ -91,7 +93,7 @@ class HealthServer:
         return [web.get("/metrics", metrics)]
 
 
-async def _answer(checks: Mapping[str, Check]) -> web.Response:
+def _answer(checks: Mapping[str, Check]) -> web.Response:
     """As kube-apiserver answers: one line per check."""
     lines, well = [], True
     for name, check in checks.items():

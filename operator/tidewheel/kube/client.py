@@ -75,8 +75,8 @@ class Api(Protocol):
         """
         ...
 
-    async def create(self, resource: Resource, body: Manifest) -> Manifest:
-        """A new object in its own namespace."""
+    async def create(self, resource: Resource, body: Manifest, *, manager: str | None = None) -> Manifest:
+        """A new object in its own namespace; `AlreadyExists` if its name is taken."""
         ...
 
     async def replace(
@@ -198,10 +198,12 @@ class HttpApi:
                 return Listing(items=tuple(items), resource_version=str(metadata.get("resourceVersion", "")))
             query["continue"] = metadata["continue"]
 
-    async def create(self, resource: Resource, body: Manifest) -> Manifest:
+    async def create(self, resource: Resource, body: Manifest, *, manager: str | None = None) -> Manifest:
         """See `Api.create`."""
         namespace = body["metadata"].get("namespace")
-        return await self._request("POST", resource.path(namespace), body=body)
+        return await self._request(
+            "POST", resource.path(namespace), query=_query(fieldManager=manager), body=body
+        )
 
     async def replace(
         self, resource: Resource, body: Manifest, *, subresource: str | None = None

@@ -245,7 +245,9 @@ class Elector:
                 await self._look_again()
             except (ApiError, TimeoutError) as error:
                 logger.warning("the lease was not renewed, trying again: %s", error or "no answer in time")
-                await asyncio.sleep(min(self._jittered(0.5), 0.01 + self._election.seconds_left(self._clock())))
+                await asyncio.sleep(
+                    min(self._jittered(0.5), 0.01 + self._election.seconds_left(self._clock()))
+                )
             if not self._election.leads:
                 raise LeaseLost(f"{self._election.holder or 'nobody'} holds the lease now; stopping")
 

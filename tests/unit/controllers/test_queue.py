@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.unit.controllers.virtual_time import run
+
 from tidewheel.controllers.queue import Backoff, WorkQueue
 
 FULL = Backoff(first=1.0, most=8.0, chance=lambda: 1.0)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.unit.controllers.virtual_time import run
 from tests.unit.kube.fake_leases import FakeLeases
+
 from tidewheel.kube.errors import Forbidden
 from tidewheel.kube.lease import Election, Elector, LeaseLost, LeaseTimes, Wait, Write
 
@@ -222,7 +222,9 @@ def test_without_the_right_to_leases_it_says_what_to_grant_and_goes_on_asking(ca
 
 NAMES = ("a", "b", "c")
 disturbances = st.lists(
-    st.tuples(st.sampled_from(("cut_off", "restore", "give_up")), st.sampled_from(NAMES), st.floats(0.1, 30.0)),
+    st.tuples(
+        st.sampled_from(("cut_off", "restore", "give_up")), st.sampled_from(NAMES), st.floats(0.1, 30.0)
+    ),
     max_size=12,
 )
 
