@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -111,26 +108,52 @@ def node(**options: Any) -> None:
     from tidewheel.kube.connection import NoConnection
     from tidewheel.local.node.agent import DataDirectoryInUse, run_nodes
     from tidewheel.local.nodes import NodesFileError
+    from tidewheel.local.signals import run_until_signalled
 
     try:
-        _run(run_nodes(**options))
+        run_until_signalled(run_nodes(**options))
     except (NoConnection, NodesFileError, DataDirectoryInUse) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Runs until done, or cancelled by SIGTERM or Ctrl-C."""
-    import uvloop
+@main.command()
+@click.option(
+    "--kubeconfig", type=_FILE, default=Path(".tidewheel/kubeconfig"), show_default=True, help="Written here."
+)
+@click.option("--data", type=_DIRECTORY, help="Keep the objects here; otherwise they are in memory.")
+@click.option("--nodes", type=_EXISTING, help="A YAML file of virtual nodes with made-up accelerators.")
+@click.option("--port", type=int, default=0, help="The API server's port; otherwise a free one.")
+@click.option("--operator/--no-operator", "with_operator", default=True, show_default=True)
+def up(**options: Any) -> None:
+    """Run a cluster on this machine until Ctrl-C. For development, tests and demonstrations."""
+    from tidewheel.local.cluster import ClusterOptions, run_cluster
+    from tidewheel.local.nodes import NodesFileError
+    from tidewheel.local.signals import run_until_signalled
 
-    async def until_told() -> None:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        for sent in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sent, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    try:
+        run_until_signalled(run_cluster(ClusterOptions(**options), progress=_say))
+    except (NodesFileError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
-    uvloop.run(until_told())
+
+@main.command()
+@click.argument("manifest", type=_EXISTING, default=Path("examples/pdservice.yaml"))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, as the last line.")
+def demo(*, manifest: Path, as_json: bool) -> None:
+    """Start a cluster, apply MANIFEST, ask questions, show the figures, tear everything down."""
+    from rich.console import Console
+
+    from tidewheel.local.demo import DemoFailed, run_demo
+
+    try:
+        asyncio.run(run_demo(manifest, console=Console(), as_json=as_json))
+    except DemoFailed as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _say(what: str) -> None:
+    click.echo(what)
+    sys.stdout.flush()
 
 
 def _finish(stale: list[Path], command: str) -> None:

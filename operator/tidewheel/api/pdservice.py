@@ -95,7 +95,8 @@ class ModelSource(ApiModel):
 
     cel_rules = (
         CelRule(
-            rule="[has(self.package), has(self.volume), has(self.huggingFace)].filter(set, set).size() == 1",
+            # CEL reserves the word package; Kubernetes escapes fields named like it.
+            rule="[has(self.__package__), has(self.volume), has(self.huggingFace)].filter(set, set).size() == 1",
             message="give exactly one of package, volume and huggingFace",
         ),
     )
