@@ -17,6 +17,8 @@ async def test_a_restart_loses_nothing(tmp_path: Path):
     async with serving(data=tmp_path / "state.db") as after:
         assert await after.get(f"{GADGETS}/g") == stored
         assert (await after.ask("GET", f"{CONFIG_MAPS}/gone"))[0] == 404
+        found = await after.get(f"{GADGETS}?labelSelector=a%3Db&fieldSelector=metadata.name%3Dg")
+        assert found["items"] == [stored]
         assert int((await after.create_gadget("new"))["metadata"]["resourceVersion"]) > int(
             stored["metadata"]["resourceVersion"]
         )

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidewheel.local.apiserver.store import Expired, Store
+from tidewheel.local.apiserver.changes import Expired
+from tidewheel.local.apiserver.store import Store
 
 
 def thing(

@@ -9,11 +9,12 @@ import time
 from collections import deque
 from typing import Any
 
+from tidewheel.local.apiserver.changes import Change, Item, Key
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
 from tidewheel.local.apiserver.lookups import is_terminating
 from tidewheel.local.apiserver.registry import Resource
-from tidewheel.local.apiserver.store import Change, Item, Key, Store
+from tidewheel.local.apiserver.store import Store
 from tidewheel.local.apiserver.writes import Writer
 
 Manifest = dict[str, Any]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tidewheel.local.apiserver.changes import Item
 from tidewheel.local.apiserver.encoding import encode_object, type_prefix
 from tidewheel.local.apiserver.registry import Resource
-from tidewheel.local.apiserver.store import Item
 
 Manifest = dict[str, Any]
 

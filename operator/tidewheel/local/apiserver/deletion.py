@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Item
 from tidewheel.local.apiserver.conversion import presented_object
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import is_true, seconds
-from tidewheel.local.apiserver.store import Item
 from tidewheel.local.apiserver.writes import Writer, is_finished, rfc3339
 
 Manifest = dict[str, Any]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Item
 from tidewheel.local.apiserver.registry import Resource
-from tidewheel.local.apiserver.store import Item, Store
+from tidewheel.local.apiserver.store import Store
 
 Manifest = dict[str, Any]
 

@@ -13,13 +13,14 @@ from typing import Any
 from tidewheel.local.apimachinery import selectors, tables
 from tidewheel.local.apimachinery.fields import BadRequest
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Expired, Item
 from tidewheel.local.apiserver.conversion import presented, presented_object
 from tidewheel.local.apiserver.encoding import dumps, encode_list, encode_object, type_prefix
 from tidewheel.local.apiserver.negotiation import Form
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import seconds
 from tidewheel.local.apiserver.shaping import gvk_of
-from tidewheel.local.apiserver.store import Expired, Item, Store
+from tidewheel.local.apiserver.store import Store
 from tidewheel.local.apiserver.writes import Clock
 
 Manifest = dict[str, Any]

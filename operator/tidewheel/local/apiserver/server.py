@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,17 +18,18 @@ from tidewheel.local.apimachinery import selectors
 from tidewheel.local.apimachinery.schema import builtin_schema
 from tidewheel.local.apiserver import crds
 from tidewheel.local.apiserver.builtins import builtin_resources
+from tidewheel.local.apiserver.changes import Change
 from tidewheel.local.apiserver.collector import Collector
 from tidewheel.local.apiserver.crds import CRD_STORAGE
 from tidewheel.local.apiserver.handlers import Handlers
 from tidewheel.local.apiserver.logs import LogFetcher, fetch_over_http
 from tidewheel.local.apiserver.openapi import OpenApi
-from tidewheel.local.apiserver.registry import Registry
+from tidewheel.local.apiserver.registry import Registry, Resource
 from tidewheel.local.apiserver.requests import Body, WriteOptions
 from tidewheel.local.apiserver.services import SERVICE_RANGE, ServiceAddresses
 from tidewheel.local.apiserver.shaping import gvk_of
 from tidewheel.local.apiserver.sqlite import SqliteJournal
-from tidewheel.local.apiserver.store import Change, Store
+from tidewheel.local.apiserver.store import Store
 from tidewheel.local.apiserver.writes import Clock, Writer
 
 Manifest = dict[str, Any]
@@ -67,8 +69,10 @@ class ApiServer:
         self.registry = Registry(_with_schema())
         self._definitions = self.registry.builtin("customresourcedefinitions", "apiextensions.k8s.io")
         journal = SqliteJournal(data) if data is not None else None
-        for resource in self.registry.stored():
-            self._fields[resource.storage] = selectors.supported_fields(gvk_of(resource))
+        self._learn_fields(self.registry.stored())
+        # What custom resources can be selected by must be known before their objects are read.
+        for _, encoded in journal.objects(CRD_STORAGE) if journal is not None else ():
+            self._learn_fields(crds.resources_of(json.loads(encoded)))
         self.store = Store(journal=journal, history=history, fields_of=self._fields_of)
         self.writer = Writer(
             store=self.store,
@@ -153,10 +157,16 @@ class ApiServer:
 
     def _serve_definition(self, crd: Manifest) -> None:
         self.registry.remove_custom(crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        for resource in crds.resources_of(crd):
-            self._fields[resource.storage] = selectors.supported_fields(gvk_of(resource), resource.selectable)
+        resources = crds.resources_of(crd)
+        self._learn_fields(resources)
+        for resource in resources:
             self.registry.add(resource)
+            # The history begins with the resource, not with its first object.
             self.store.collection(resource.storage)
+
+    def _learn_fields(self, resources: Iterable[Resource]) -> None:
+        for resource in resources:
+            self._fields[resource.storage] = selectors.supported_fields(gvk_of(resource), resource.selectable)
 
     def _fields_of(self, storage: str, obj: Manifest) -> Manifest:
         cut: Manifest = {}
@@ -165,7 +175,7 @@ class ApiServer:
         return cut
 
     def _bootstrap(self) -> None:
-        """What every cluster has: its first namespaces, and the Service of the API itself is left to its operator."""
+        """The namespaces that every cluster has."""
         for name in NAMESPACES:
             if self.store.get("namespaces", "", name) is None:
                 self._create("namespaces", "", {"metadata": {"name": name}})
@@ -178,7 +188,7 @@ class ApiServer:
         self.writer.create(self.registry.builtin(plural), namespace, Body(value=obj, raw=b""), options)
 
 
-def _with_schema() -> list[Any]:
+def _with_schema() -> list[Resource]:
     return [
         replace(one, schema=builtin_schema(one.group, one.version, one.kind)) for one in builtin_resources()
     ]

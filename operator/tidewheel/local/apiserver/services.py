@@ -6,8 +6,9 @@ import ipaddress
 from typing import Any
 
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Change
 from tidewheel.local.apiserver.registry import Resource
-from tidewheel.local.apiserver.store import Change, Store
+from tidewheel.local.apiserver.store import Store
 
 Manifest = dict[str, Any]
 

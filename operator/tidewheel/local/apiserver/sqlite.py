@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from tidewheel.local.apiserver.store import Key
+from tidewheel.local.apiserver.changes import Key
 
 
 class SqliteJournal:
@@ -33,10 +33,15 @@ class SqliteJournal:
         )
         self._db.execute("INSERT OR IGNORE INTO counter VALUES (0, 0)")
 
-    def load(self) -> tuple[int, Iterable[tuple[str, bytes]]]:
-        """The last version and every object with its collection."""
-        version = int(self._db.execute("SELECT version FROM counter").fetchone()[0])
-        return version, self._db.execute("SELECT storage, encoded FROM objects").fetchall()
+    def version(self) -> int:
+        """The last version that was given out."""
+        return int(self._db.execute("SELECT version FROM counter").fetchone()[0])
+
+    def objects(self, storage: str | None = None) -> Iterable[tuple[str, bytes]]:
+        """Every object with its collection, or those of one collection."""
+        if storage is None:
+            return self._db.execute("SELECT storage, encoded FROM objects").fetchall()
+        return self._db.execute("SELECT storage, encoded FROM objects WHERE storage=?", (storage,)).fetchall()
 
     def put(self, storage: str, key: Key, version: int, encoded: bytes) -> None:
         """Keep an object."""

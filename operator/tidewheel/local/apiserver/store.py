@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import bisect
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
-from tidewheel.local.apiserver.encoding import encode_event, encode_object
+from tidewheel.local.apiserver.changes import Change, Expired, Item, Key, Watch
+from tidewheel.local.apiserver.encoding import encode_object
 
 Manifest = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace (empty for cluster-scoped objects) and name."""
-EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 FieldsOf = Callable[[str, Manifest], Manifest]
 """Cuts out of an object, by its collection, the parts that field selectors look at."""
 
@@ -24,83 +20,14 @@ FieldsOf = Callable[[str, Manifest], Manifest]
 FIRST_VERSION = 1000
 
 
-class Expired(Exception):
-    """The version asked for is older than the history."""
-
-    def __init__(self, asked: int, oldest: int) -> None:
-        super().__init__(f"too old resource version: {asked} ({oldest})")
-        self.asked = asked
-        self.oldest = oldest
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One state of one object: its JSON, and the few things by which it is found."""
-
-    key: Key
-    version: int
-    encoded: bytes
-    uid: str
-    labels: Mapping[str, str]
-    fields: Manifest
-    """The parts of the object that field selectors look at."""
-    owners: tuple[str, ...]
-
-    def object(self) -> Manifest:
-        """A copy of the object that the caller may change."""
-        parsed: Manifest = json.loads(self.encoded)
-        return parsed
-
-
-@dataclass(slots=True)
-class Change:
-    """One step of the history of a collection."""
-
-    version: int
-    type: EventType
-    item: Item
-    """The new state; for DELETED the last one, stamped with the version of the deletion."""
-    previous: Item | None
-    _lines: dict[str, bytes] = field(default_factory=dict)
-
-    def line(self, event_type: EventType, encoded: bytes) -> bytes:
-        """The watch event as JSON; made once however many clients watch."""
-        found = self._lines.get(event_type)
-        if found is None:
-            found = self._lines[event_type] = encode_event(event_type, encoded)
-        return found
-
-    def seen_by(self, wants: Callable[[Item], bool]) -> tuple[EventType, Item] | None:
-        """How a client that only sees what it `wants` learns of this change."""
-        before = self.previous is not None and wants(self.previous)
-        after = self.type != "DELETED" and wants(self.item)
-        if after:
-            return ("MODIFIED" if before else "ADDED"), self.item
-        if self.previous is None or not before:
-            return None
-        return "DELETED", self.item if self.type == "DELETED" else _restamped(self.previous, self.version)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a watch yields."""
-
-    type: EventType
-    item: Item
-    change: Change | None = None
-
-    def line(self) -> bytes:
-        """The event as a line of JSON."""
-        if self.change is None or self.item is not self.change.item:
-            return encode_event(self.type, self.item.encoded)
-        return self.change.line(self.type, self.item.encoded)
-
-
 class Journal(Protocol):
     """Where a store writes through, to survive a restart."""
 
-    def load(self) -> tuple[int, Iterable[tuple[str, bytes]]]:
-        """The last version and every object with its collection."""
+    def version(self) -> int:
+        """The last version that was given out."""
+
+    def objects(self, storage: str | None = None) -> Iterable[tuple[str, bytes]]:
+        """Every object with its collection, or those of one collection."""
 
     def put(self, storage: str, key: Key, version: int, encoded: bytes) -> None:
         """Keep an object."""
@@ -110,51 +37,6 @@ class Journal(Protocol):
 
     def close(self) -> None:
         """Release the file."""
-
-
-class Watch:
-    """The events of one collection that one client wants, in order."""
-
-    def __init__(self, collection: Collection, wants: Callable[[Item], bool], *, limit: int = 50_000) -> None:
-        self._collection = collection
-        self._wants = wants
-        self._pending: deque[Event] = deque()
-        self._woken = asyncio.Event()
-        self.limit = limit
-        self.closed = False
-
-    def offer(self, change: Change) -> None:
-        """Queue a change if the client sees it; a client that never reads is cut off."""
-        seen = change.seen_by(self._wants)
-        if seen is None:
-            return
-        self._pending.append(Event(seen[0], seen[1], change))
-        self._woken.set()
-        if len(self._pending) > self.limit:
-            self.close()
-
-    async def events(self, timeout: float) -> list[Event]:  # noqa: ASYNC109 - silence is an answer here, not an error
-        """What has happened since the last call; waits up to `timeout` seconds and may be empty."""
-        if not self._pending and not self.closed:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._woken.wait()
-            except TimeoutError:
-                return []
-        return self.take()
-
-    def take(self) -> list[Event]:
-        """What has happened since the last call, without waiting."""
-        self._woken.clear()
-        taken = list(self._pending)
-        self._pending.clear()
-        return taken
-
-    def close(self) -> None:
-        """End the watch; the reader still gets what was queued."""
-        self.closed = True
-        self._woken.set()
-        self._collection.watches.discard(self)
 
 
 class Collection:
@@ -229,7 +111,7 @@ class Collection:
         Raises:
             Expired: the history does not reach back to `since`.
         """
-        watch = Watch(self, wants)
+        watch = Watch(wants, self.watches.discard)
         if since is not None:
             if since < self.floor:
                 raise Expired(since, self.floor)
@@ -241,7 +123,7 @@ class Collection:
     def forget_history(self, version: int) -> None:
         """Begin the history at `version`."""
         self._history.clear()
-        self.floor = version
+        self.floor = self.changed_at = version
 
     def _changes_after(self, version: int) -> list[Change]:
         recent = itertools.takewhile(lambda change: change.version > version, reversed(self._history))
@@ -387,10 +269,9 @@ class Store:
         )
 
     def _load(self, journal: Journal) -> None:
-        version, objects = journal.load()
         # One above the last: whoever watched before the restart has to list again.
-        self.version = max(version + 1, FIRST_VERSION)
-        for storage, encoded in objects:
+        self.version = max(journal.version() + 1, FIRST_VERSION)
+        for storage, encoded in journal.objects():
             obj = json.loads(encoded)
             item = self._item(storage, obj, int(obj["metadata"]["resourceVersion"]))
             self._apply(storage, Change(item.version, "ADDED", item, None))
@@ -407,10 +288,3 @@ def _range(keys: list[Key], namespace: str | None, after: Key | None) -> tuple[i
     if after is not None:
         start = max(start, bisect.bisect_right(keys, after))
     return start, max(start, end)
-
-
-def _restamped(item: Item, version: int) -> Item:
-    """The old state with the version at which it left a client's view."""
-    obj = item.object()
-    obj["metadata"]["resourceVersion"] = str(version)
-    return Item(item.key, version, encode_object(obj), item.uid, item.labels, item.fields, item.owners)

@@ -9,12 +9,12 @@ from typing import Any
 
 from tidewheel.local.apimachinery import selectors
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Item
 from tidewheel.local.apiserver.conversion import presented_object
 from tidewheel.local.apiserver.deletion import delete, delete_options
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import Body, Target, WriteOptions
 from tidewheel.local.apiserver.shaping import patched
-from tidewheel.local.apiserver.store import Item
 from tidewheel.local.apiserver.writes import Writer, rfc3339
 
 Manifest = dict[str, Any]

@@ -10,12 +10,13 @@ from typing import Any
 from aiohttp import web
 
 from tidewheel.local.apiserver import errors
+from tidewheel.local.apiserver.changes import Event, Expired, Watch
 from tidewheel.local.apiserver.encoding import dumps, encode_event, encode_object
 from tidewheel.local.apiserver.negotiation import Form
 from tidewheel.local.apiserver.reads import event_object, selection
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import is_true, seconds
-from tidewheel.local.apiserver.store import Event, Expired, Store, Watch
+from tidewheel.local.apiserver.store import Store
 from tidewheel.local.apiserver.writes import Clock
 
 Manifest = dict[str, Any]
@@ -119,7 +120,7 @@ class WatchStream:
             self._resource, event.item, self._form, self._query, self._clock, is_first=self._is_first
         )
         self._is_first = False
-        return event.line() if encoded is event.item.encoded else encode_event(event.type, encoded)
+        return encode_event(event.type, encoded)
 
     def _bookmark(self, annotations: Mapping[str, str] | None = None) -> bytes:
         self._told = self._store.version

@@ -11,6 +11,7 @@ from typing import Any
 
 from tidewheel.local.apimachinery import admission, managedfields
 from tidewheel.local.apiserver import errors, lookups, shaping
+from tidewheel.local.apiserver.changes import Item
 from tidewheel.local.apiserver.conversion import presented, presented_object, shown_as
 from tidewheel.local.apiserver.encoding import encode_object
 from tidewheel.local.apiserver.registry import Registry, Resource
@@ -23,7 +24,7 @@ from tidewheel.local.apiserver.requests import (
     metadata_of,
 )
 from tidewheel.local.apiserver.services import ServiceAddresses
-from tidewheel.local.apiserver.store import Item, Store
+from tidewheel.local.apiserver.store import Store
 
 Manifest = dict[str, Any]
 Clock = Callable[[], datetime]
