@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -206,3 +207,32 @@ async def test_a_body_of_the_wrong_shape_is_a_bad_request(client: Client):
 async def test_an_oversized_body_is_refused(client: Client):
     body = b'{"metadata": {"name": "a"}, "data": {"k": "' + b"x" * (4 << 20) + b'"}}'
     assert (await client.ask("POST", CONFIG_MAPS, body))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", f"{PODS}/p/binding", {"target": "n"}),
+        ("POST", f"{PODS}/p/eviction", {"deleteOptions": {"gracePeriodSeconds": "soon"}}),
+        ("DELETE", f"{PODS}/p", {"preconditions": ["uid"]}),
+        ("DELETE", f"{PODS}/p?gracePeriodSeconds=soon", None),
+        ("PATCH", f"{PODS}/p", {"spec": {"nodeName": 3}}),
+        ("PUT", "/apis/apps/v1/namespaces/default/replicasets/r/scale", {"spec": {"replicas": "two"}}),
+        ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {"spec": []}),
+        (
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts/default/token",
+            {"spec": {"expirationSeconds": "x"}},
+        ),
+    ],
+)
+async def test_options_and_parts_of_the_wrong_type_are_bad_requests(
+    client: Client, method: str, path: str, body: Any
+):
+    await client.create_pod("p")
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
+    await client.create("/apis/apps/v1/namespaces/default/replicasets", "r", spec=spec)
+    content_type = MERGE if method == "PATCH" else "application/json"
+    status, answer = await client.ask(method, path, body, content_type=content_type)
+    assert (status, answer["reason"]) == (400, "BadRequest")

@@ -13,6 +13,7 @@ from tidewheel.local.apiserver.conversion import presented_object
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import is_true, seconds
+from tidewheel.local.apiserver.shaping import typed
 from tidewheel.local.apiserver.writes import Writer, is_finished, rfc3339
 
 Manifest = dict[str, Any]
@@ -47,9 +48,7 @@ def delete_options(query: Mapping[str, str], body: Any) -> DeleteOptions:
     Raises:
         ApiError: 400 or 422 for options that do not exist or contradict each other.
     """
-    if body is not None and not isinstance(body, dict):
-        raise errors.bad_request("the body of a delete must be a DeleteOptions object")
-    given = body or {}
+    given = {} if body is None else typed(body, "", "v1", "DeleteOptions")
     policy = given.get("propagationPolicy") or query.get("propagationPolicy")
     orphan = given.get("orphanDependents")
     if orphan is None and "orphanDependents" in query:

@@ -46,6 +46,7 @@ from tidewheel.local.apiserver.requests import (
     write_options,
 )
 from tidewheel.local.apiserver.reviews import answer_review
+from tidewheel.local.apiserver.shaping import typed
 from tidewheel.local.apiserver.watches import WatchStream
 from tidewheel.local.apiserver.writes import Writer, Written
 
@@ -177,17 +178,15 @@ class Handlers:
 
     async def _create(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource = target.resource
+        if "create" not in resource.verbs or (resource.namespaced and not target.namespace):
+            raise errors.method_not_allowed()
         body = await read_object(request, resource.kind)
         options = write_options(request)
         if not resource.is_stored:
-            review = answer_review(resource.kind, body.value)
-            if review is not None:
-                return _json(review, status=201)
             if resource.kind == "Binding":
                 return _json(subresources.bind(self.writer, target, body, options), status=201)
-            raise errors.method_not_allowed()
-        if resource.namespaced and not target.namespace:
-            raise errors.method_not_allowed()
+            review = typed(body.value, resource.group, resource.version, resource.kind)
+            return _json(answer_review(resource.kind, review), status=201)
         kept, body = self._as_kept(resource, body)
         return self._written(request, target, self.writer.create(kept, target.namespace, body, options))
 

@@ -36,7 +36,6 @@ class Selection:
     """Which objects of a collection a request wants."""
 
     namespace: str | None
-    name: str | None
     pairs: tuple[tuple[str, str], ...]
     """Labels that every wanted object carries; they find the index."""
     wants: Callable[[Item], bool]
@@ -70,7 +69,6 @@ def selection(resource: Resource, namespace: str, query: Mapping[str, str], name
 
     return Selection(
         namespace=wanted_namespace,
-        name=name or None,
         pairs=tuple(
             (one.key, one.values[0])
             for one in labels.requirements

@@ -68,6 +68,21 @@ def fill(resource: Resource, obj: Manifest) -> None:
         raise errors.bad_request(str(error)) from None
 
 
+def typed(value: Any, group: str, version: str, kind: str) -> Manifest:
+    """A body that is no stored object, such as a Binding or DeleteOptions, with the types that its kind asks for.
+
+    Raises:
+        ApiError: 400 when it is something else.
+    """
+    if not isinstance(value, dict):
+        raise errors.bad_request(f"the body must be a {kind} object")
+    try:
+        decoding.decode_builtin(value, Gvk(group, version, kind))
+    except BadRequest as error:
+        raise errors.bad_request(str(error)) from None
+    return value
+
+
 def track(
     resource: Resource, old: Manifest | None, new: Manifest, *, manager: str, subresource: str, now: str
 ) -> None:

@@ -14,7 +14,7 @@ from tidewheel.local.apiserver.conversion import presented_object
 from tidewheel.local.apiserver.deletion import delete, delete_options
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import Body, Target, WriteOptions
-from tidewheel.local.apiserver.shaping import patched
+from tidewheel.local.apiserver.shaping import patched, typed
 from tidewheel.local.apiserver.writes import Writer, rfc3339
 
 Manifest = dict[str, Any]
@@ -75,10 +75,10 @@ def write_scale(
     current = presented_object(resource, writer.find(resource, target.namespace, target.name))
     if paths is None:
         raise errors.not_found(resource, target.name)
-    wanted = patched(change, read_scale(resource, current))
+    wanted = typed(patched(change, read_scale(resource, current)), "autoscaling", "v1", "Scale")
     metadata = wanted.get("metadata") or {}
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
-    if not isinstance(replicas, int) or replicas < 0:
+    if replicas < 0:
         problem = errors.cause(
             "spec.replicas",
             f"Invalid value: {replicas}: must be greater than or equal to 0",
@@ -102,7 +102,7 @@ def bind(writer: Writer, target: Target, body: Body, options: WriteOptions) -> M
     Raises:
         ApiError: 404 when there is no such pod, 409 when it is on a node already or going away.
     """
-    binding = body.value if isinstance(body.value, dict) else {}
+    binding = typed(body.value, "", "v1", "Binding")
     node = (binding.get("target") or {}).get("name")
     name = target.name or (binding.get("metadata") or {}).get("name") or ""
     pods = writer.registry.builtin("pods")
@@ -150,9 +150,7 @@ def evict(writer: Writer, target: Target, body: Body) -> Manifest:
     resource = target.resource
     item = writer.find(resource, target.namespace, target.name)
     pod = item.object()
-    options = delete_options(
-        {}, (body.value or {}).get("deleteOptions") if isinstance(body.value, dict) else None
-    )
+    options = delete_options({}, typed(body.value, "policy", "v1", "Eviction").get("deleteOptions"))
     phase = (pod.get("status") or {}).get("phase")
     if phase not in ("Succeeded", "Failed", "Pending") and not pod["metadata"].get("deletionTimestamp"):
         budgets = _budgets(writer, item)
@@ -175,7 +173,7 @@ def issue_token(writer: Writer, target: Target, body: Body) -> Manifest:
         ApiError: 404 when there is no such account.
     """
     account = writer.find(target.resource, target.namespace, target.name)
-    request = body.value if isinstance(body.value, dict) else {}
+    request = typed(body.value, "authentication.k8s.io", "v1", "TokenRequest")
     spec: Manifest = {
         "audiences": ["https://kubernetes.default.svc"],
         "expirationSeconds": 3600,
