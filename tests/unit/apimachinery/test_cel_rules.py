@@ -92,6 +92,14 @@ def test_escaped_properties_are_seen_under_their_escaped_name():
     assert rule_errors({"spec": {"namespace": "x", "a-b": "y"}}, schema)
 
 
+def test_a_keyword_that_is_not_escaped_says_how_to_write_it():
+    schema = Schema({"type": "object", "properties": {"package": TEXT}})
+    with pytest.raises(
+        UncompilableRule, match=r"undefined field .package. .CEL sees this property as __package__"
+    ):
+        compile_rule({"rule": "has(self.package)"}, schema)
+
+
 def test_the_root_sees_only_names_of_the_metadata():
     schema = crd_schema(
         {

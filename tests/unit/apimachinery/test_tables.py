@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tidewheel.local.apimachinery.builtin_columns import human_duration
+from tidewheel.local.apimachinery.durations import human_duration
 from tidewheel.local.apimachinery.fields import Gvk
 from tidewheel.local.apimachinery.jsonpath import compile_path, printed
 from tidewheel.local.apimachinery.tables import table

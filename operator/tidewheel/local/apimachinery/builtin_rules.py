@@ -20,8 +20,9 @@ from tidewheel.local.apimachinery.metadata_rules import (
     validate_metadata,
     validate_metadata_update,
 )
-from tidewheel.local.apimachinery.pod_rules import port_errors, validate_pod_spec, validate_pod_update
+from tidewheel.local.apimachinery.pod_rules import validate_pod_spec, validate_pod_update
 from tidewheel.local.apimachinery.selectors import LabelSelector, selector_errors
+from tidewheel.local.apimachinery.service_rules import validate_service, validate_service_change
 from tidewheel.local.apimachinery.structural import crd_errors
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ _NAME_RULES: Final[dict[str, Callable[[str], list[str]]]] = {
     "ClusterRole": names.path_segment_complaints,
     "ClusterRoleBinding": names.path_segment_complaints,
 }
-_SERVICE_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
-_PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
-_NODE_PORTS: Final = range(30000, 32768)
 _TAINT_EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _WORKLOADS: Final = frozenset({"DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"})
 _SECRET_KEYS: Final = {
@@ -97,76 +95,6 @@ def _metadata_errors(obj: Manifest, gvk: Gvk) -> list[FieldError]:
 
 def _pod(obj: Manifest) -> Iterator[FieldError]:
     yield from validate_pod_spec(obj["spec"])
-
-
-def _service(obj: Manifest) -> Iterator[FieldError]:
-    spec = obj["spec"]
-    kind, ports = spec.get("type", ""), spec.get("ports") or ()
-    if not ports and spec.get("clusterIP") != "None" and kind != "ExternalName":
-        yield required("spec.ports")
-    if kind not in _SERVICE_TYPES:
-        yield not_supported("spec.type", kind, _SERVICE_TYPES)
-    if kind == "ExternalName":
-        name = spec.get("externalName", "")
-        if not name:
-            yield required("spec.externalName")
-        for text in names.subdomain_complaints(name.rstrip(".")) if name else ():
-            yield invalid("spec.externalName", name, text)
-    if spec.get("clusterIP") == "None" and kind in ("NodePort", "LoadBalancer"):
-        yield invalid("spec.clusterIPs[0]", "None", f"may not be set to 'None' for {kind} services")
-    if spec.get("sessionAffinity") not in ("ClientIP", "None"):
-        yield not_supported("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None"))
-    yield from validate_labels(spec.get("selector") or {}, "spec.selector")
-    seen: dict[str, set[Any]] = {"names": set(), "ports": set(), "nodePorts": set()}
-    for index, port in enumerate(ports):
-        yield from _service_port(port, f"spec.ports[{index}]", kind, seen, needs_name=len(ports) > 1)
-
-
-def _service_port(
-    port: Manifest, path: str, kind: str, seen: dict[str, set[Any]], *, needs_name: bool
-) -> Iterator[FieldError]:
-    name = port.get("name")
-    if not name:
-        if needs_name:
-            yield required(f"{path}.name")
-    else:
-        for text in names.label_complaints(name):
-            yield invalid(f"{path}.name", name, text)
-        if name in seen["names"]:
-            yield duplicate(f"{path}.name", name)
-        seen["names"].add(name)
-    yield from port_errors(port.get("port"), f"{path}.port")
-    if port.get("protocol") not in _PROTOCOLS:
-        yield not_supported(f"{path}.protocol", port.get("protocol"), _PROTOCOLS)
-    target = port.get("targetPort")
-    if isinstance(target, int):
-        yield from port_errors(target, f"{path}.targetPort")
-    elif isinstance(target, str):
-        for text in names.port_name_complaints(target):
-            yield invalid(f"{path}.targetPort", target, text)
-    key = (port.get("protocol"), port.get("port"))
-    if key in seen["ports"]:
-        yield duplicate(path, {"port": port.get("port"), "protocol": port.get("protocol")})
-    seen["ports"].add(key)
-    node_port = port.get("nodePort")
-    if not node_port:
-        return
-    if kind in ("ClusterIP", "ExternalName"):
-        yield forbidden(f"{path}.nodePort", f"may not be used when `type` is '{kind}'")
-    elif node_port not in _NODE_PORTS:
-        text = "provided port is not in the valid range. The range of valid ports is 30000-32767"
-        yield invalid(f"{path}.nodePort", node_port, text)
-    elif node_port in seen["nodePorts"]:
-        yield duplicate(f"{path}.nodePort", node_port)
-    seen["nodePorts"].add(node_port)
-
-
-def _service_change(new: Manifest, old: Manifest) -> Iterator[FieldError]:
-    before, after = old["spec"], new["spec"]
-    if "ExternalName" in (before.get("type"), after.get("type")):
-        return
-    if before.get("clusterIP") and after.get("clusterIP") != before["clusterIP"]:
-        yield invalid("spec.clusterIPs[0]", after.get("clusterIP", ""), "may not change once set")
 
 
 def _config_map(obj: Manifest) -> Iterator[FieldError]:
@@ -431,7 +359,7 @@ _RULES: Final[dict[str, Callable[[Manifest], Iterator[FieldError]]]] = {
     "Role": _role,
     "RoleBinding": _role_binding,
     "Secret": _secret,
-    "Service": _service,
+    "Service": validate_service,
     **dict.fromkeys(_WORKLOADS, _workload),
 }
 _CHANGES: Final[dict[str, Callable[[Manifest, Manifest], Iterator[FieldError]]]] = {
@@ -441,6 +369,6 @@ _CHANGES: Final[dict[str, Callable[[Manifest, Manifest], Iterator[FieldError]]]]
     "Job": _job_change,
     "RoleBinding": _role_binding_change,
     "Secret": _immutable_contents,
-    "Service": _service_change,
+    "Service": validate_service_change,
     **dict.fromkeys(_WORKLOADS, _workload_change),
 }

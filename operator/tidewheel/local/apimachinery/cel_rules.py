@@ -13,7 +13,7 @@ import cel
 from tidewheel.local.apimachinery import formats
 from tidewheel.local.apimachinery.cel_library import knows_function, new_context
 from tidewheel.local.apimachinery.fields import FieldError, Reason, shown
-from tidewheel.local.apimachinery.fieldsets import DuplicateItem, item_element
+from tidewheel.local.apimachinery.fieldwalks import DuplicateItem, item_element
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -151,7 +151,9 @@ def _refuse_unknown_fields(chain: list[str], ends_with_call: bool, schema: Schem
             continue
         known = {escape(key): prop for key, prop in here.properties.items()}
         if name not in known:
-            raise UncompilableRule(f"compilation failed: ERROR: undefined field '{name}'")
+            seen_as = escape(name)
+            hint = f" (CEL sees this property as {seen_as})" if seen_as in known else ""
+            raise UncompilableRule(f"compilation failed: ERROR: undefined field '{name}'{hint}")
         here = known[name]
 
 
@@ -168,15 +170,23 @@ def rules_of(schema: Schema) -> tuple[Rule, ...]:
 @cache
 def _has_rules(schema: Schema) -> bool:
     """Whether there are rules at or below a node of a custom resource's schema."""
-    if schema.raw.get("x-kubernetes-validations"):
-        return True
-    if schema.name:  # a built-in definition, such as the metadata
-        return False
-    below = [
-        *schema.properties.values(),
-        *(each for each in (schema.items, schema.additional) if each is not None),
-    ]
-    return any(_has_rules(each) for each in below)
+    return bool(schema.raw.get("x-kubernetes-validations")) or any(
+        _has_rules(each) for each in _below(schema)
+    )
+
+
+@cache
+def _has_transitions(schema: Schema) -> bool:
+    """Whether a rule at or below a node looks at the old value; such rules run even when nothing changed."""
+    return any(rule.uses_old for rule in rules_of(schema)) or any(
+        _has_transitions(each) for each in _below(schema)
+    )
+
+
+def _below(schema: Schema) -> list[Schema]:
+    """The nodes directly below one; built-in definitions, such as the metadata, are left out, for they have no rules."""
+    nodes = [*schema.properties.values(), schema.items, schema.additional]
+    return [node for node in nodes if node is not None and not node.name]
 
 
 def rule_errors(obj: Any, schema: Schema, old: Any = None) -> list[FieldError]:
@@ -185,8 +195,10 @@ def rule_errors(obj: Any, schema: Schema, old: Any = None) -> list[FieldError]:
 
 
 def _walk(value: Any, schema: Schema, path: str, old: Any) -> Iterator[FieldError]:
-    if value is None or not _has_rules(schema):
+    if value is None or schema.name or not _has_rules(schema):
         return
+    if old is not _MISSING and old == value and not _has_transitions(schema):
+        return  # what did not change was accepted before
     rules = rules_of(schema)
     if rules:
         yield from _evaluate(rules, value, schema, path, old)
@@ -297,11 +309,7 @@ def _needs_translation(schema: Schema) -> bool:
         return True
     if any(escape(key) != key for key in schema.properties):
         return True
-    below = [
-        *schema.properties.values(),
-        *(each for each in (schema.items, schema.additional) if each is not None),
-    ]
-    return schema.preserves_unknown or any(_needs_translation(each) for each in below)
+    return schema.preserves_unknown or any(_needs_translation(each) for each in _below(schema))
 
 
 def _seen(value: Any, schema: Schema, *, is_root: bool) -> Any:

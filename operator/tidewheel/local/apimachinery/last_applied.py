@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from tidewheel.local.apimachinery import fieldsets
+from tidewheel.local.apimachinery import fieldsets, fieldwalks
 
 if TYPE_CHECKING:
     from tidewheel.local.apimachinery.fields import Manifest
@@ -23,10 +23,10 @@ def forgiven_fields(live: Manifest | None, manager: str, schema: Schema) -> fiel
         return {}
     try:
         last = json.loads(text)
-        applied = fieldsets.owned_by_applying(last, schema)
+        applied = fieldwalks.owned_by_applying(last, schema)
     except ValueError:
         return {}  # not kubectl's writing; then nothing is forgiven
-    changes = fieldsets.compare(last, live, schema)
+    changes = fieldwalks.compare(last, live, schema)
     return fieldsets.difference(fieldsets.difference(applied, changes.modified), changes.removed)
 
 

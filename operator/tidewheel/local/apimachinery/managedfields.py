@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tidewheel.local.apimachinery import fieldsets, last_applied
+from tidewheel.local.apimachinery import fieldsets, fieldwalks, last_applied
 from tidewheel.local.apimachinery.fields import BadRequest
 from tidewheel.local.apimachinery.fieldsets import FieldSet
 from tidewheel.local.apimachinery.pruning import unknown_paths
@@ -213,9 +213,9 @@ def server_side_apply(
     if live is not None and not entries:
         entries = _owner_of_all(before, api_version, schema, now)
     try:
-        claimed = _strip(_without_reset(fieldsets.owned_by_applying(applied, schema), reset))
-        merged = fieldsets.merge(before, applied, schema)
-    except fieldsets.DuplicateItem as error:
+        claimed = _strip(_without_reset(fieldwalks.owned_by_applying(applied, schema), reset))
+        merged = fieldwalks.merge(before, applied, schema)
+    except fieldwalks.DuplicateItem as error:
         raise _untyped(applied, str(error)) from error
     mine = _Entry(
         manager=manager,
@@ -229,7 +229,7 @@ def server_side_apply(
     others = [entry for entry in entries if entry.identity != mine.identity]
     after = merged if former is None else _give_up(merged, former.fields, [*others, mine], schema)
     added, modified, removed = (
-        _without_reset(part, reset) for part in fieldsets.compare(before, after, schema)
+        _without_reset(part, reset) for part in fieldwalks.compare(before, after, schema)
     )
     forgiven = last_applied.forgiven_fields(live, manager, schema)
     others = _settle(others, fieldsets.union(added, modified), removed, None if force else forgiven)
@@ -282,27 +282,27 @@ def _give_up(merged: Manifest, last: FieldSet, owners: list[_Entry], schema: Sch
     """Remove what the manager owned after its last apply, unless an owner, of whom it is the last, owns it now."""
     if not fieldsets.difference(last, owners[-1].fields):
         return merged  # it claims all that it claimed before
-    last = fieldsets.with_named_fields(last, schema)
-    pruned = fieldsets.remove(merged, last, schema) or {}
+    last = fieldwalks.with_named_fields(last, schema)
+    pruned = fieldwalks.remove(merged, last, schema) or {}
     owned: FieldSet = {}
     for entry in owners:
         owned = fieldsets.union(owned, entry.fields)
-    everything = fieldsets.with_named_fields(fieldsets.owned_by_applying(merged, schema), schema)
+    everything = fieldwalks.with_named_fields(fieldwalks.owned_by_applying(merged, schema), schema)
 
     def named(value: Manifest) -> FieldSet:
-        return fieldsets.with_named_fields(fieldsets.owned_by_applying(value, schema), schema)
+        return fieldwalks.with_named_fields(fieldwalks.owned_by_applying(value, schema), schema)
 
-    wanted = fieldsets.union(named(pruned), fieldsets.with_named_fields(owned, schema))
-    pruned = fieldsets.remove(merged, fieldsets.difference(everything, wanted), schema) or {}
+    wanted = fieldsets.union(named(pruned), fieldwalks.with_named_fields(owned, schema))
+    pruned = fieldwalks.remove(merged, fieldsets.difference(everything, wanted), schema) or {}
     # Only what this manager owned may go; what nobody owned stays.
     gone = fieldsets.intersection(fieldsets.difference(everything, named(pruned)), last)
-    result: Manifest = fieldsets.remove(merged, gone, schema) or {}
+    result: Manifest = fieldwalks.remove(merged, gone, schema) or {}
     return result
 
 
 def _owner_of_all(obj: Manifest, api_version: str, schema: Schema, now: str | None) -> list[_Entry]:
     empty = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind")}
-    fields = _strip(fieldsets.compare(empty, obj, schema).added)
+    fields = _strip(fieldwalks.compare(empty, obj, schema).added)
     if not fields:
         return []
     return [
@@ -328,8 +328,8 @@ def _current_entries(old: Manifest, new: Manifest, subresource: str) -> list[_En
     return [_Entry.read(raw) for raw in (old.get("metadata") or {}).get("managedFields") or ()]
 
 
-def _compare(old: Manifest, new: Manifest, schema: Schema) -> fieldsets.Comparison:
-    return fieldsets.compare(_bare(old), _bare(new), schema)
+def _compare(old: Manifest, new: Manifest, schema: Schema) -> fieldwalks.Comparison:
+    return fieldwalks.compare(_bare(old), _bare(new), schema)
 
 
 def _bare(obj: Manifest) -> Manifest:

@@ -6,7 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tidewheel.local.apimachinery import jsonpath
-from tidewheel.local.apimachinery.builtin_columns import COLUMNS, Column, ages
+from tidewheel.local.apimachinery.builtin_columns import COLUMNS, Column
+from tidewheel.local.apimachinery.durations import ages
 from tidewheel.local.apimachinery.schema import builtin_definitions
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from tidewheel.local.apimachinery.fields import (
     too_many,
     wrong_type,
 )
-from tidewheel.local.apimachinery.fieldsets import DuplicateItem, item_element
+from tidewheel.local.apimachinery.fieldwalks import DuplicateItem, item_element
 from tidewheel.local.apimachinery.metadata_rules import validate_metadata, validate_metadata_update
 from tidewheel.local.apimachinery.schema import Schema
 
