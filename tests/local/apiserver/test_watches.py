@@ -116,27 +116,3 @@ async def test_faults_answer_in_place_of_the_server():
     async with serving(faults=busy) as client:
         assert (await client.ask("POST", CONFIG_MAPS, {"metadata": {"name": "a"}}))[0] == 429
         assert (await client.get(CONFIG_MAPS))["items"] == []
-
-
-async def test_logs_come_from_the_agent_of_the_node():
-    agent = web.Application()
-
-    async def log(request: web.Request) -> web.Response:
-        return web.Response(text=f"{request.path} {request.query_string}\n")
-
-    agent.router.add_get("/containerLogs/{tail:.*}", log)
-    runner = web.AppRunner(agent)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    async with serving() as client:
-        await client.create_pod("p", node="n")
-        status, answer = await client.ask("GET", f"{PODS}/p/log")
-        assert (status, "tidewheel.dev/log-endpoint" in answer["message"]) == (502, True)
-        annotations = {"tidewheel.dev/log-endpoint": f"http://{host}:{port}"}
-        await client.create("/api/v1/nodes", "n", metadata={"annotations": annotations})
-        text = await client.get(f"{PODS}/p/log?tailLines=3&container=main")
-        assert text == "/containerLogs/default/p/main tailLines=3\n"
-        await runner.cleanup()
-        assert (await client.ask("GET", f"{PODS}/p/log"))[0] == 502
-        assert (await client.ask("GET", f"{PODS}/p/log?container=other"))[0] == 400

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -13,12 +15,14 @@ from tidewheel.local.apiserver.requests import Target
 from tidewheel.local.apiserver.writes import Writer
 
 Manifest = dict[str, Any]
-LogFetcher = Callable[[str, Mapping[str, str]], Awaitable[AsyncIterator[bytes]]]
+LogFetcher = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 """Fetches a log from a node agent's URL with query parameters, as chunks.
 
 Raises:
     ApiError: the agent cannot be reached or refuses.
 """
+
+log = logging.getLogger(__name__)
 
 LOG_ENDPOINT = "tidewheel.dev/log-endpoint"
 PASSED_ON = ("follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes")
@@ -35,48 +39,41 @@ async def answer_logs(
     pod = writer.find(target.resource, target.namespace, target.name).object()
     container = _container(pod, target.name, request.query.get("container", ""))
     url = f"{_agent(writer, pod, container)}/containerLogs/{target.namespace}/{target.name}/{container}"
-    chunks = await fetch(url, {key: request.query[key] for key in PASSED_ON if key in request.query})
-    response = web.StreamResponse(headers={"Content-Type": "text/plain"})
-    response.enable_chunked_encoding()
-    try:
-        await response.prepare(request)
-        async for chunk in chunks:
-            await response.write(chunk)
-        await response.write_eof()
-    except (ConnectionError, OSError):
-        pass  # the client has gone
-    return response
-
-
-async def fetch_over_http(url: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-    """The default fetcher: plain HTTP to the agent."""
-    session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5))
-    try:
-        response = await session.get(url, params=dict(query))
-        if response.status != 200:
-            text = (await response.text()).strip()
-            raise errors.ApiError(
-                response.status,
-                _reason(response.status),
-                text or f"the node agent answered {response.status}",
-            )
-    except aiohttp.ClientError as error:
-        await session.close()
-        raise errors.bad_gateway(
-            f"the node agent at {url} does not answer: {error}; is `tidewheel node` running?"
-        ) from error
-    except errors.ApiError:
-        await session.close()
-        raise
-
-    async def chunks() -> AsyncIterator[bytes]:
+    passed_on = {key: request.query[key] for key in PASSED_ON if key in request.query}
+    async with fetch(url, passed_on) as chunks:
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        response.enable_chunked_encoding()
         try:
-            async for chunk in response.content.iter_any():
-                yield chunk
-        finally:
-            await session.close()
+            await response.prepare(request)
+            async for chunk in chunks:
+                await response.write(chunk)
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client has gone
+        except aiohttp.ClientError as error:
+            log.warning("the log of %s/%s broke off: %s", target.namespace, target.name, error)
+            if request.transport is not None:
+                # An orderly end would tell the client that this was all.
+                request.transport.abort()
+        return response
 
-    return chunks()
+
+@asynccontextmanager
+async def fetch_over_http(url: str, query: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """The default fetcher: plain HTTP to the agent."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            response = await session.get(url, params=dict(query))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise errors.bad_gateway(
+                f"the node agent at {url} does not answer: {error}; is `tidewheel node` running?"
+            ) from error
+        async with response:
+            if response.status != 200:
+                text = (await response.text()).strip() or f"the node agent answered {response.status}"
+                raise errors.ApiError(response.status, _reason(response.status), text)
+            yield response.content.iter_any()
 
 
 def _container(pod: Manifest, name: str, wanted: str) -> str:

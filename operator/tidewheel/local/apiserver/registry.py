@@ -73,11 +73,6 @@ class Resource:
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
-    def qualified_kind(self) -> str:
-        """`Kind.group`, as validation messages name it."""
-        return f"{self.kind}.{self.group}" if self.group else self.kind
-
-    @property
     def is_stored(self) -> bool:
         """Whether objects of it are kept (reviews and bindings are only answered)."""
         return "get" in self.verbs and "create" in self.verbs
@@ -98,7 +93,6 @@ class Registry:
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._resources: dict[tuple[str, str, str], Resource] = {}
-        self._by_kind: dict[tuple[str, str, str], Resource] = {}
         self.changes = 0
         """Goes up whenever a resource comes or goes; caches of discovery and OpenAPI hang on it."""
         for resource in resources:
@@ -107,7 +101,6 @@ class Registry:
     def add(self, resource: Resource) -> None:
         """Serve `resource` from now on, in place of an older one of the same name."""
         self._resources[resource.group, resource.version, resource.plural] = resource
-        self._by_kind[resource.group, resource.version, resource.kind] = resource
         self.changes += 1
 
     def remove_custom(self, group: str, plural: str) -> None:
@@ -115,7 +108,6 @@ class Registry:
         for key, resource in list(self._resources.items()):
             if resource.custom and resource.group == group and resource.plural == plural:
                 del self._resources[key]
-                self._by_kind.pop((resource.group, resource.version, resource.kind), None)
         self.changes += 1
 
     def find(self, group: str, version: str, plural: str) -> Resource | None:
@@ -129,11 +121,6 @@ class Registry:
             KeyError: there is none of this name.
         """
         return self._resources[group, "v1", plural]
-
-    def of_kind(self, api_version: str, kind: str) -> Resource | None:
-        """The resource that an ownerReference or a manifest names, or None."""
-        group, _, version = api_version.rpartition("/")
-        return self._by_kind.get((group, version, kind))
 
     def of_storage(self, storage: str) -> Resource | None:
         """The first resource that is kept in this collection."""
