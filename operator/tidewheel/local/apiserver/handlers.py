@@ -136,7 +136,7 @@ class Handlers:
         match request.method:
             case "GET" | "HEAD":
                 return await self._read(request, target)
-            case "POST" if not target.name or resource.custom:
+            case "POST" if target.subresource is None and (not target.name or resource.custom):
                 return await self._create(request, target)
             case "PUT" if target.name and "update" in resource.verbs:
                 return await self._update(request, target)
