@@ -7,15 +7,13 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any
 
-from kubernetes.utils import quantity
-
 from tidewheel.api.manifest import Manifest
+from tidewheel.local.apimachinery.quantities import MalformedQuantity, quantity
 
 #: Amounts by resource name: cpu in thousandths, all others in their own unit.
 Amounts = dict[str, int]
 
 
-@lru_cache(maxsize=4096)
 def parse_quantity(text: str | int) -> Decimal:
     """The number a quantity such as `500m` or `2Gi` stands for.
 
@@ -23,10 +21,9 @@ def parse_quantity(text: str | int) -> Decimal:
         ValueError: it is not a quantity.
     """
     try:
-        amount: Decimal = quantity.parse_quantity(text)
-    except (ValueError, ArithmeticError) as error:
+        return quantity(str(text))
+    except MalformedQuantity as error:
         raise ValueError(f"{text!r} is not a quantity such as 2, 500m or 4Gi") from error
-    return amount
 
 
 @lru_cache(maxsize=4096)
