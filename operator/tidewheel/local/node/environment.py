@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Protocol
 
@@ -206,7 +207,8 @@ def resource_of(
     stated = (container.get("resources") or {}).get(kind) or {}
     default = place.allocatable.get(resource, "0") if kind == "limits" else "0"
     divisor = parse_quantity(str(reference.get("divisor") or "1")) or parse_quantity("1")
-    return str(-int(-(parse_quantity(str(stated.get(resource, default)))) // divisor))
+    amount = parse_quantity(str(stated.get(resource, default))) / divisor
+    return str(int(amount.to_integral_value(ROUND_CEILING)))
 
 
 def _env_from(source: Manifest, sources: Sources) -> dict[str, str]:

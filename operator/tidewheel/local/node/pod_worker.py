@@ -143,6 +143,10 @@ class PodWorker:
                     message = "Pod was active on the node longer than the specified deadline"
                     self._record.failure = ("DeadlineExceeded", message)
                     self._ending.set()
+                elif self._shutting_down and self._record.restart_policy != "Always":
+                    # Cut short is not done: a Job must not count it as a success.
+                    message = "Pod was terminated because the agent of its node stopped"
+                    self._record.failure = ("NodeShutdown", message)
                 await self._stop_containers(living, shut_down_grace_seconds)
             await living
         finally:
