@@ -136,7 +136,7 @@ class Executor:
         api: Api,
         cache: Cache,
         *,
-        most_changes: int = 8,
+        most_changes: int = 4,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
     ) -> None:
@@ -318,6 +318,14 @@ class Executor:
         if uid is None:
             uid = await self._uid_if_ours(owner_uid, write.resource, namespace, name)
         body = _with_marks(write.manifest, write.digest, uid)
+        try:
+            return await self._api.apply(write.resource, body, manager=manager)
+        except Invalid:
+            if write.why != "drifted":
+                raise
+        # Whoever changed the key of a list item, a port's number say, made it another item beside which ours
+        # cannot stand. A merge patch puts whole lists back; the apply after it makes the fields ours again.
+        await self._api.patch(write.resource, name, body, namespace)
         return await self._api.apply(write.resource, body, manager=manager)
 
     async def _uid_if_ours(self, owner_uid: str, resource: Resource, namespace: str, name: str) -> str | None:
