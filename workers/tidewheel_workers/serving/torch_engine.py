@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ class TorchEngine:
         Raises:
             ModelError: with the reason that the operator shows.
         """
-        use_threads()
+        if "OMP_NUM_THREADS" not in os.environ:  # who sets it knows how the cores are shared
+            use_threads()
         row = find_device(settings.device, _rows(settings))
         device = torch.device(row.torch_device)
         loaded = load_model(settings.model_source, device=device, dtype=row.dtype(settings.dtype))
