@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -21,6 +20,7 @@ from tidewheel.api.manifest import CRDS
 from tidewheel.kube.client import Api, HttpApi
 from tidewheel.kube.connection import Connection, connect
 from tidewheel.local.apiserver import ApiServer
+from tidewheel.local.claims import service_range
 from tidewheel.local.control_plane import run_control_plane
 from tidewheel.local.node import AgentOptions, NodeAgent
 from tidewheel.local.node.backoff import BackOffRule
@@ -60,6 +60,7 @@ async def run_cluster(options: ClusterOptions, *, progress: Progress = print) ->
 
     Raises:
         NodesFileError: the nodes file is wrong.
+        NoServiceRange: another cluster holds the addresses that this one's Services had.
         OSError: the port is taken.
     """
     load_nodes(options.nodes)  # before anything runs, so that a mistake in it is the only message
@@ -69,7 +70,9 @@ async def run_cluster(options: ClusterOptions, *, progress: Progress = print) ->
         else:
             work = options.data
             work.mkdir(parents=True, exist_ok=True)
-        server = ApiServer(data=options.data / "objects.sqlite" if options.data is not None else None)
+        keeps = options.data is not None
+        services = stack.enter_context(service_range(work / "service-range" if keeps else None))
+        server = ApiServer(data=work / "objects.sqlite" if keeps else None, service_range=services)
         try:
             url = await server.start("127.0.0.1", options.port)
             write_kubeconfig(options.kubeconfig, url)
@@ -208,44 +211,33 @@ async def local_cluster(
 
     A part that fails makes the block fail.
     """
-    directory = Path(tempfile.mkdtemp(prefix="tidewheel-test-"))
-    server = ApiServer()
-    url = await server.start("127.0.0.1", 0)
-    kubeconfig = directory / "kubeconfig"
-    write_kubeconfig(kubeconfig, url)
-    try:
-        async with HttpApi(connect(kubeconfig), user_agent=MANAGER) as api:
-            if with_crds:
-                await install_crds(api)
-            async with contextlib.AsyncExitStack() as stack:
-                if with_scheduler or with_workloads:
-                    work = run_control_plane(
-                        api, with_scheduler=with_scheduler, with_workloads=with_workloads
-                    )
-                    await stack.enter_async_context(_task(work, "control plane"))
-                if with_agent:
-                    options = AgentOptions(
-                        nodes_file=nodes_file or default_nodes(),
-                        data=directory / "node",
-                        stand_in=stand_in,
-                        back_off=back_off or BackOffRule(),
-                        stop_grace_seconds=1.0,
-                    )
-                    await stack.enter_async_context(node_agent(api, url, options))
-                if with_operator:
-                    child = _Child(
-                        "operator",
-                        (sys.executable, "-m", "tidewheel.cli", "operator", "--kubeconfig", str(kubeconfig)),
-                    )
-                    await stack.enter_async_context(
-                        _task(_keep_running(child, kubeconfig, logger.warning), "operator")
-                    )
-                yield LocalCluster(
-                    url=url, kubeconfig=kubeconfig, directory=directory, api=api, server=server
-                )
-    finally:
-        await server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidewheel-test-")))
+        server = ApiServer(service_range=stack.enter_context(service_range()))
+        url = await server.start("127.0.0.1", 0)
+        stack.push_async_callback(server.stop)
+        kubeconfig = directory / "kubeconfig"
+        write_kubeconfig(kubeconfig, url)
+        api = await stack.enter_async_context(HttpApi(connect(kubeconfig), user_agent=MANAGER))
+        if with_crds:
+            await install_crds(api)
+        if with_scheduler or with_workloads:
+            work = run_control_plane(api, with_scheduler=with_scheduler, with_workloads=with_workloads)
+            await stack.enter_async_context(_task(work, "control plane"))
+        if with_agent:
+            options = AgentOptions(
+                nodes_file=nodes_file or default_nodes(),
+                data=directory / "node",
+                stand_in=stand_in,
+                back_off=back_off or BackOffRule(),
+                stop_grace_seconds=1.0,
+            )
+            await stack.enter_async_context(node_agent(api, url, options))
+        if with_operator:
+            argv = (sys.executable, "-m", "tidewheel.cli", "operator", "--kubeconfig", str(kubeconfig))
+            work = _keep_running(_Child("operator", argv), kubeconfig, logger.warning)
+            await stack.enter_async_context(_task(work, "operator"))
+        yield LocalCluster(url=url, kubeconfig=kubeconfig, directory=directory, api=api, server=server)
 
 
 @contextlib.asynccontextmanager

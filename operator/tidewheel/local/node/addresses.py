@@ -6,6 +6,8 @@ import random
 import socket
 from ipaddress import IPv4Address, IPv4Network
 
+from tidewheel.local.claims import claim
+
 #: The pods' part of 127.0.0.0/8; every address of it is on Linux's loopback interface already.
 POD_NETWORK = IPv4Network("127.64.0.0/12")
 
@@ -15,11 +17,7 @@ class AddressesExhausted(Exception):
 
 
 class Addresses:
-    """Hands out pod addresses.
-
-    An address is held by an abstract Unix socket of its name: the kernel lets only one process have it, in
-    exactly the network namespace in which the address means something, and takes it back if the agent dies.
-    """
+    """Hands out pod addresses that no other agent of this machine uses."""
 
     def __init__(self, network: IPv4Network = POD_NETWORK, *, start: int | None = None) -> None:
         self._network = network
@@ -49,11 +47,7 @@ class Addresses:
     def _hold(self, address: str) -> bool:
         if address in self._held:
             return False
-        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            claim.bind(f"\0tidewheel/pod/{address}")
-        except OSError:
-            claim.close()
-            return False
-        self._held[address] = claim
-        return True
+        held = claim(f"pods/{address}")
+        if held is not None:
+            self._held[address] = held
+        return held is not None

@@ -112,8 +112,8 @@ class Deployments:
                 DEPLOYMENTS, metadata["name"], {"status": status}, metadata["namespace"], subresource="status"
             )
         if status["conditions"][1]["reason"] == "ReplicaSetUpdated":
-            # Look again when the deadline may have passed.
-            self.loop.enqueue(_key(deployment), after_seconds=5.0)
+            deadline = float(deployment["spec"].get("progressDeadlineSeconds", _DEFAULT_DEADLINE_SECONDS))
+            self.loop.enqueue(_key(deployment), after_seconds=deadline + 1.0)
 
     async def _forget_history(self, deployment: Manifest, old: list[Manifest]) -> None:
         limit = int(deployment["spec"].get("revisionHistoryLimit", _DEFAULT_HISTORY))
