@@ -66,8 +66,9 @@ def container_command(
     """The process that stands for a container.
 
     There is no mount namespace. So wherever a mount path (or the termination message path) occurs in the
-    command, the arguments, the working directory or a value of the environment, the real path replaces it:
-    a container that takes its paths from its command line and environment works unchanged.
+    command, the arguments, the working directory or a value of the environment that the pod states, the real
+    path replaces it: a container that takes its paths from its command line and environment works unchanged.
+    What the agent itself adds is real already, and may lie below a path that the pod mounts, such as /tmp.
 
     Raises:
         Unresolvable: a reference leads nowhere, or there is no command.
@@ -83,8 +84,9 @@ def container_command(
     }
     if kubeconfig is not None:
         env["KUBECONFIG"] = str(kubeconfig)
-    env |= declared_environment(pod, container, place=place, sources=sources)
-    to_real = mount_substitution(container, volumes=volumes, paths=paths, env=env)
+    declared = declared_environment(pod, container, place=place, sources=sources)
+    to_real = mount_substitution(container, volumes=volumes, paths=paths, env=env | declared)
+    env |= {name: to_real(value) for name, value in declared.items()}
     env["TIDEWHEEL_TERMINATION_LOG"] = str(paths.termination_log(container["name"]))
     command = container.get("command") or list(image.entrypoint)
     if not command:
@@ -93,7 +95,7 @@ def container_command(
             "what to run, or the nodes file must give its image an entrypoint",
             reason="CreateContainerError",
         )
-    argv = [expand(word, env) for word in (*command, *(container.get("args") or []))]
+    argv = [expand(to_real(word), env) for word in (*command, *(container.get("args") or []))]
     if argv[0] in ("python", "python3"):
         argv[0] = str(image.python)
     directory = Path(to_real(container["workingDir"])) if container.get("workingDir") else paths.home
@@ -102,8 +104,8 @@ def container_command(
             f"workingDir {directory} is no directory of this machine", reason="CreateContainerError"
         )
     return Command(
-        argv=tuple(to_real(word) for word in argv),
-        env={name: to_real(value) for name, value in env.items()},
+        argv=tuple(argv),
+        env=env,
         directory=directory,
     )
 
