@@ -24,6 +24,7 @@ from tidewheel_workers.serving.forwarding import (
     TransferFailed,
 )
 from tidewheel_workers.serving.http_server import REQUEST_ID_HEADER
+from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -38,7 +39,6 @@ tracer = trace.get_tracer(__name__)
 
 CONNECT_SECONDS = 2.0
 RELEASE_SECONDS = 2.0
-TRANSFER_FAILED = "kv_transfer_failed"
 _STREAM_END = b"data: [DONE]"
 
 
@@ -143,7 +143,7 @@ class Backends:
         try:
             async with (
                 asyncio.timeout(RELEASE_SECONDS),
-                self._post(backend, "/kv/release", instruction.hand_over, "") as response,
+                self._post(backend, RELEASE_PATH, instruction.hand_over, "") as response,
             ):
                 await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -22,7 +22,7 @@ from tidewheel_workers.serving.engine_loop import EngineFailed
 from tidewheel_workers.serving.errors import ApiError, invalid, unavailable
 from tidewheel_workers.serving.http_server import REQUEST_ID, REQUEST_ID_HEADER
 from tidewheel_workers.serving.kv_client import KVClient
-from tidewheel_workers.serving.kv_transport import HandOver, TransferFailed
+from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, HandOver, TransferFailed
 from tidewheel_workers.serving.openai_answers import DONE, Answer, sse
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.settings import WorkerSettings
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidewheel_workers.serving.decode")
 tracer = trace.get_tracer("tidewheel_workers.serving.decode")
-
-#: The gateway reads this code as: the prompt has to be computed again.
-TRANSFER_FAILED = "kv_transfer_failed"
 
 
 class DecodeServer(Worker):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 5.0
+
 T = TypeVar("T")
 Call = Callable[["ServingEngine"], Any]
 
@@ -109,9 +111,9 @@ class EngineLoop:
                 self._calls.put((lambda engine: engine.abort(request_id), self._loop.create_future()))
 
     async def stop(self) -> None:
-        """End the thread after the step it is in."""
+        """End the thread after the step it is in; one that hangs is left behind."""
         self._calls.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, STOP_SECONDS)
 
     def _run(self) -> None:
         try:

@@ -23,7 +23,9 @@ from tidewheel_workers.serving.forwarding import (
     Forwarding,
     Instruction,
     Lost,
+    OutOfTime,
     Refused,
+    Rejected,
     ReleaseKV,
     RequestTimedOut,
     Seen,
@@ -160,6 +162,8 @@ class Exchange:
                 metrics.inquiries.labels(role, outcome).inc()
                 if not self._forwarding.has_begun:
                     metrics.reforwards.labels(f"{role}_{outcome}").inc()
+            case OutOfTime() | Rejected():
+                metrics.inquiries.labels(role, "late" if isinstance(event, OutOfTime) else "rejected").inc()
             case Woke():
                 pass
             case _:

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from tidewheel_workers.serving.engine import Prefilled
 
 
+#: The error code of a decode that could not get the KV: the gateway has the prompt computed again.
+TRANSFER_FAILED = "kv_transfer_failed"
+#: Where a prefill is told, with a HandOver as the body, that nobody will fetch this KV.
+RELEASE_PATH = "/kv/release"
+
+
 class HandOver(BaseModel):
     """`kv_transfer_params` of a prefill's answer and of the decode request made from it: where the KV waits.
 

@@ -21,7 +21,7 @@ from tidewheel_workers.serving.engine_loop import EngineFailed
 from tidewheel_workers.serving.errors import invalid
 from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
 from tidewheel_workers.serving.kv_server import KVServer
-from tidewheel_workers.serving.kv_transport import HandOver
+from tidewheel_workers.serving.kv_transport import RELEASE_PATH, HandOver
 from tidewheel_workers.serving.openai_answers import Answer
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.settings import WorkerSettings
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidewheel_workers.serving.prefill")
 tracer = trace.get_tracer("tidewheel_workers.serving.prefill")
 
-RELEASE = "/kv/release"
-
 
 class PrefillServer(Worker):
     """The prefill role."""
@@ -52,7 +50,7 @@ class PrefillServer(Worker):
 
     def routes(self) -> Sequence[web.RouteDef]:
         """As in `Service`."""
-        return (*super().routes(), web.post(RELEASE, self._release))
+        return (*super().routes(), web.post(RELEASE_PATH, self._release))
 
     def connect(self, engine: ServingEngine, membership: Membership) -> None:
         """Listen for decodes.

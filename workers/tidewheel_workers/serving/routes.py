@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from tidewheel.api.ranktable import RouteGroup
 
-__all__ = ["routes_file", "usable_groups"]
-
 
 def routes_file(path: Path) -> WatchedFile[Routes]:
     """The file with the routes."""

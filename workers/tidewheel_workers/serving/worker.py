@@ -190,7 +190,6 @@ def translate(error: Exception, *, max_context: int) -> ApiError:
             return invalid(
                 "context_length_exceeded",
                 f"this model's maximum context length is {max_context} tokens, and {error}",
-                "messages",
             )
         case InvalidRequest():
             return invalid("invalid_value", str(error))
@@ -204,6 +203,7 @@ def translate(error: Exception, *, max_context: int) -> ApiError:
 
 def _load(settings: WorkerSettings) -> ServingEngine:
     if is_stand_in(settings.model_source):
+        log.warning("no model is loaded: the stand-in engine answers with the prompt")
         return StandInEngine.from_source(
             settings.model_source, max_context=settings.max_context_tokens, slots=settings.slots
         )
