@@ -30,7 +30,7 @@ def claim(name: str) -> socket.socket | None:
     return held
 
 
-class NoServiceRange(Exception):
+class NoServiceRange(OSError):
     """The addresses for a cluster's Services are held by others."""
 
 

@@ -25,6 +25,7 @@ from tidewheel.local.control_plane import run_control_plane
 from tidewheel.local.node import AgentOptions, NodeAgent
 from tidewheel.local.node.backoff import BackOffRule
 from tidewheel.local.node.credentials import ApiAddress
+from tidewheel.local.node.process import ended_with_parent
 from tidewheel.local.nodes import NodesFile, default_nodes, load_nodes
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,9 @@ async def _keep_running(child: _Child, kubeconfig: Path, progress: Progress) -> 
     while True:
         began = loop.time()
         # In a session of its own, so that Ctrl-C reaches this process alone and the order of stopping is kept.
-        process = await asyncio.create_subprocess_exec(*child.argv, env=environment, start_new_session=True)
+        process = await asyncio.create_subprocess_exec(
+            *child.argv, env=environment, start_new_session=True, preexec_fn=ended_with_parent
+        )
         try:
             code = await process.wait()
         except asyncio.CancelledError:

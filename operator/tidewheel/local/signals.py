@@ -18,8 +18,10 @@ def run_until_signalled(work: Coroutine[Any, Any, None]) -> None:
 
         def stop() -> None:
             nonlocal signalled
-            signalled = True
-            task.cancel()
+            # An impatient second Ctrl-C must not cut the clean-up of the first short.
+            if not signalled:
+                signalled = True
+                task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)

@@ -66,7 +66,7 @@ class Process:
                 stdout=pipes["stdout"][1],
                 stderr=pipes["stderr"][1],
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=killed_with_parent,
             )
         except (OSError, ValueError) as error:
             for reading, _ in pipes.values():
@@ -194,8 +194,14 @@ def _pids() -> Iterator[int]:
         yield from [int(entry.name) for entry in entries if entry.name.isdecimal()]
 
 
-def _die_with_parent() -> None:
+def killed_with_parent() -> None:
+    """For `preexec_fn`: the kernel kills the new process when the thread that started it dies."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def ended_with_parent() -> None:
+    """For `preexec_fn`: as `killed_with_parent`, but with SIGTERM, so that the process can clean up."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _resolved(command: Command) -> Sequence[str]:
