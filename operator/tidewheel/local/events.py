@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _CORE_EVENTS = Resource("", "v1", "events", "Event")
 _REMEMBERED = 2000
-_WAITING = 1000
+_WAITING = 10_000
 
 Severity = Literal["Normal", "Warning"]
 _Key = tuple[str, str, str, str]
@@ -38,6 +38,7 @@ class EventRecorder:
         self._component = component
         self._host = host
         self._queue: asyncio.Queue[tuple[Manifest, Severity, str, str, str]] = asyncio.Queue(_WAITING)
+        self._dropped = 0
         self._written: OrderedDict[_Key, _Written] = OrderedDict()
 
     def event(
@@ -47,12 +48,15 @@ class EventRecorder:
         try:
             self._queue.put_nowait((about, severity, reason, message, field_path))
         except asyncio.QueueFull:
-            logger.warning("Too many events are waiting; dropped %s: %s", reason, message)
+            self._dropped += 1
 
     async def run(self) -> None:
         """Writes until cancelled."""
         while True:
             about, severity, reason, message, field_path = await self._queue.get()
+            if self._dropped:
+                logger.warning("%d events were lost: more came than could be written", self._dropped)
+                self._dropped = 0
             try:
                 await self._write(about, severity, reason, message[:1024], field_path)
             except ApiError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import time
 import uuid
@@ -24,6 +25,8 @@ from tidewheel.local.node.process import CannotStart, Command, Process
 from tidewheel.local.node.status import ContainerRecord, Running, Terminated, Waiting
 from tidewheel.local.nodes import NodesFile
 from tidewheel.local.quantities import whole
+
+logger = logging.getLogger(__name__)
 
 _MOST_TERMINATION_MESSAGE = 4096
 _LONGEST_HOOK_SECONDS = 24 * 3600.0
@@ -56,6 +59,11 @@ class _Kill:
     message: str
     grace_seconds: float
     reason: str = "Error"
+
+
+def _log_failure(probing: asyncio.Task[None]) -> None:
+    if not probing.cancelled() and (error := probing.exception()) is not None:
+        logger.error("The %s failed; the container goes on without them", probing.get_name(), exc_info=error)
 
 
 class Container:
@@ -213,6 +221,7 @@ class Container:
         if self._stopping.is_set():
             self.request_stop(self._stop_grace or 0.0)
         watching = asyncio.create_task(self._watch_probes(), name=f"probes of {record.name}")
+        watching.add_done_callback(_log_failure)
         exiting = asyncio.create_task(process.wait(), name=f"exit of {record.name}")
         kill: _Kill | None = None
         try:

@@ -22,7 +22,15 @@ from tidewheel.local.node.environment import PodPlace, referenced
 from tidewheel.local.node.paths import AgentPaths
 from tidewheel.local.node.references import References
 from tidewheel.local.node.reporter import StatusReporter
-from tidewheel.local.node.status import ContainerRecord, PodRecord, Waiting, phase_of, pod_status, restored
+from tidewheel.local.node.status import (
+    ContainerRecord,
+    PodRecord,
+    Terminated,
+    Waiting,
+    phase_of,
+    pod_status,
+    restored,
+)
 from tidewheel.local.nodes import NodesFile, VirtualNode
 
 _RETRY_SECONDS = 5.0
@@ -223,24 +231,27 @@ class PodWorker:
                     return False
                 continue
             await container.run()
-            if getattr(container.record.state, "exit_code", 1) != 0:
+            ended = container.record.state
+            if not isinstance(ended, Terminated) or ended.exit_code != 0:
                 return False
             container.record.ready = True
         return not self._ending.is_set()
 
     def _container(self, manifest: Manifest, record: ContainerRecord) -> Container:
-        policy = self._record.restart_policy
-        if record.name in self._record.sidecars:
-            restarts: Callable[[int], bool] = lambda _: True  # noqa: E731
-        elif record.name in self._record.init:
-            restarts = lambda code: code != 0 and policy != "Never"  # noqa: E731
-        else:
-            restarts = lambda code: policy == "Always" or (policy == "OnFailure" and code != 0)  # noqa: E731
-        container = Container(manifest, record, self._context, restarts_after=restarts)
+        container = Container(manifest, record, self._context, restarts_after=self._restart_rule(record.name))
         self.containers[record.name] = container
         if self._ending.is_set():
             container.request_stop(self._grace_seconds())
         return container
+
+    def _restart_rule(self, name: str) -> Callable[[int], bool]:
+        """Whether a container of this name runs again after it ended with a code."""
+        policy = self._record.restart_policy
+        if name in self._record.sidecars:
+            return lambda _: True
+        if name in self._record.init:
+            return lambda code: code != 0 and policy != "Never"
+        return lambda code: policy == "Always" or (policy == "OnFailure" and code != 0)
 
     async def _prepare(self) -> bool:
         """Volumes, then the address; False when the pod's end comes first."""

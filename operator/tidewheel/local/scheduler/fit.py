@@ -228,9 +228,7 @@ def _shunned_domains(pod: PlacedPod, snapshot: Snapshot) -> set[tuple[str, str]]
     """The domains that pods already placed keep free of this one."""
     shunned: set[tuple[str, str]] = set()
     for node in snapshot:
-        for placed in node.pods.values():
-            if not placed.manifest["spec"].get("affinity"):
-                continue
+        for placed in node.keepers.values():
             for term in affinity_terms(placed.manifest, "podAntiAffinity", "required"):
                 domain = node.labels.get(term["topologyKey"])
                 if domain is not None and term_selects(term, placed.manifest, pod):

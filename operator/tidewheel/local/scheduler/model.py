@@ -57,6 +57,8 @@ class NodeState:
     allocatable: Amounts = field(default_factory=dict)
     held: Amounts = field(default_factory=dict)
     pods: dict[str, PlacedPod] = field(default_factory=dict)
+    #: Those of the pods that keep others away; few, and looked at for every pod that is placed.
+    keepers: dict[str, PlacedPod] = field(default_factory=dict)
 
     def take(self, node: Manifest) -> None:
         """Takes over what the API says of the node; its pods stay."""
@@ -72,12 +74,15 @@ class NodeState:
         """The pod is, or is assumed to be, on this node."""
         self.remove(uid)
         self.pods[uid] = pod
+        if (pod.manifest["spec"].get("affinity") or {}).get("podAntiAffinity"):
+            self.keepers[uid] = pod
         for name, amount in pod.requests.items():
             self.held[name] = self.held.get(name, 0) + amount
 
     def remove(self, uid: str) -> None:
         """The pod is not on this node any more."""
         pod = self.pods.pop(uid, None)
+        self.keepers.pop(uid, None)
         if pod is not None:
             for name, amount in pod.requests.items():
                 self.held[name] -= amount
@@ -91,14 +96,6 @@ class Snapshot:
 
     def __iter__(self) -> Iterator[NodeState]:
         return iter(self.nodes.values())
-
-    def domains(self, key: str) -> dict[str, list[NodeState]]:
-        """The nodes by their value of a topology label; those without it are left out."""
-        found: dict[str, list[NodeState]] = {}
-        for node in self:
-            if key in node.labels:
-                found.setdefault(node.labels[key], []).append(node)
-        return found
 
 
 def snapshot_of(nodes: Iterable[Manifest], pods: Iterable[Manifest]) -> Snapshot:
