@@ -18,6 +18,8 @@ from tidewheel.kube.connection import connect
 
 from .world import config_map, is_ready, pod, shell, until, until_event
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 40.0
 
 
