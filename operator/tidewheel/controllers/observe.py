@@ -84,6 +84,8 @@ def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     waiting = _waiting(containers)
     scheduled = conditions.get("PodScheduled") or {}
+    phase = status.get("phase", "Pending")
+    ready = conditions.get("Ready") or {}
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -93,10 +95,10 @@ def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
         ordinal=place.ordinal,
         incarnation=place.incarnation,
         created=from_time(metadata.get("creationTimestamp", "")),
-        phase=status.get("phase", "Pending"),
+        phase=phase,
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
-        ready=(conditions.get("Ready") or {}).get("status") == "True",
+        ready=phase == "Running" and ready.get("status") == "True",
         deleting=_is_deleting(raw),
         restarts=max((container.get("restartCount", 0) for container in containers), default=0),
         waiting_reason=waiting.get("reason", ""),

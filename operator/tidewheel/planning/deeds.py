@@ -86,7 +86,12 @@ def _departures(progress: Progress, departures: Sequence[Departure]) -> Iterator
                 ),
             )
         elif pod.role == "gateway":
-            yield Deed(action="RemoveGateway", reason=Reason.SCALING, message=f"{pod.name}: {departure.why}")
+            is_old = pod.revision != progress.gateways.revision
+            yield Deed(
+                action="RemoveGateway",
+                reason=Reason.ROLLING_OUT if is_old else Reason.SCALING,
+                message=f"{pod.name}: {departure.why}",
+            )
         else:
             yield Deed(
                 action="RemoveMember",

@@ -81,12 +81,15 @@ def step_groups(
 
     Groups that serve, are in the routes and are the oldest stay longest. A group whose pods are all being deleted
     is not counted, unless nothing else can make up the number: then its members are substituted where they are.
+    An old group retires for a new one only when the new one is complete and gateways know of it.
     """
     wanted = 0 if spec.suspend else spec.groups
 
+    def is_routed(group: Group) -> bool:
+        return any(pod.name in routed for pod in group.pods)
+
     def keep_longest(group: Group) -> tuple[bool, bool, bool, int]:
-        is_routed = any(pod.name in routed for pod in group.pods)
-        return (not group.serves, group.is_leaving, not is_routed, group.ordinal)
+        return (not group.serves, group.is_leaving, not is_routed(group), group.ordinal)
 
     ours = sorted((group for group in groups if group.revision == revision), key=keep_longest)
     live = sum(not group.is_leaving for group in ours)
@@ -98,7 +101,7 @@ def step_groups(
     )
     step = roll(
         current=current,
-        available=sum(group.is_complete(spec) for group in current[:wanted]),
+        available=sum(group.is_complete(spec) and is_routed(group) for group in current[:wanted]),
         old=old,
         leaving=len(groups) - len(current) - len(old),
         wanted=wanted,

@@ -40,6 +40,7 @@ class ObservedPod:
     phase: str = "Pending"
     ip: str = ""
     node: str = ""
+    #: It runs and takes requests.
     ready: bool = False
     #: It has a deletionTimestamp: it finishes its requests and goes.
     deleting: bool = False

@@ -191,6 +191,16 @@ def test_a_member_of_an_old_group_is_replaced_by_its_like_during_a_rollout():
     assert substitute["spec"]["containers"][0]["image"] == DEFAULTS.image
 
 
+def test_a_rollout_is_told_once_and_never_called_an_outage():
+    world = settled()
+    world.events.clear()
+    world.change(image="registry.example/worker:2")
+    world.settle()
+    assert {reason for reason, _ in world.events} == {"RollingOut"}
+    assert len(world.events) == 4, "a group and a gateway came, a group and a gateway went"
+    assert ready(world) == ("True", "Serving")
+
+
 def test_a_service_that_lost_its_last_decode_is_not_called_starting():
     world = settled()
     world.unready_pod(pod_named(world, "decode"))

@@ -79,6 +79,13 @@ def test_a_new_group_that_is_short_of_a_member_does_not_count_yet():
     assert not step(wanted, *old(wanted, 0), *new).retire
 
 
+def test_a_new_group_counts_only_once_gateways_know_of_it():
+    wanted = spec(groups=1)
+    before, after = old(wanted, 0), group_pods(wanted, 0)
+    assert not step(wanted, *before, *after, routed={one.name for one in before}).retire
+    assert retired(step(wanted, *before, *after)) == ["old-0"]
+
+
 def test_without_surge_an_old_group_must_be_gone_before_the_new_one_comes():
     wanted = spec(groups=2, rollout={"maxSurgeGroups": 0, "maxUnavailableGroups": 1})
     found = step(wanted, *old(wanted, 0), *old(wanted, 1))
