@@ -86,7 +86,10 @@ def test_logs_follow_a_running_pod(namespace: Namespace) -> None:
     assert namespace.kubectl("logs", pod, "--tail=5")
     command = [str(find_tool("kubectl")), "-n", namespace.name, "logs", "-f", "--tail=1", pod]
     with subprocess.Popen(
-        command, env={"KUBECONFIG": str(namespace.cluster.kubeconfig)}, stdout=subprocess.PIPE, text=True
+        command,
+        env={"KUBECONFIG": str(namespace.cluster.kubeconfig), "HOME": str(namespace.cluster.directory)},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as following:
         assert following.stdout is not None
         assert following.stdout.readline()

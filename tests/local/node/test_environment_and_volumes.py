@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from tidewheel.api.manifest import CONFIG_MAPS, PODS, SECRETS
+from tidewheel.api.manifest import CONFIG_MAPS, PODS, SECRETS, SERVICES
 
 from .world import (
     config_map,
@@ -273,3 +273,25 @@ async def test_a_pod_with_what_a_process_cannot_have_is_refused_with_advice(api)
 
     assert found["status"]["reason"] == "UnsupportedPod"
     assert "volume 'v' has type nfs; this agent offers configMap" in found["status"]["message"]
+
+
+async def test_services_of_the_namespace_are_told_unless_the_pod_does_not_want_it(api):
+    spec = {"selector": {"app": "x"}, "ports": [{"name": "http", "port": 81}]}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "my-api", "namespace": "default"}}
+    made = await api.create(SERVICES, service | {"spec": spec})
+
+    seen = await environment_of(api, pod("links", python(TELL_ENVIRONMENT), once=True))
+    assert seen["MY_API_SERVICE_HOST"] == made["spec"]["clusterIP"]
+    assert seen["MY_API_SERVICE_PORT"] == seen["MY_API_SERVICE_PORT_HTTP"] == "81"
+
+    alone = pod("alone", python(TELL_ENVIRONMENT), once=True)
+    alone["spec"]["enableServiceLinks"] = False
+    assert "MY_API_SERVICE_HOST" not in await environment_of(api, alone)
+
+
+async def test_what_the_agent_adds_is_not_taken_for_a_mount_path(api, tmp_path):
+    mount = {"name": "scratch", "mountPath": str(tmp_path.parents[-2])}
+    mounted = pod("scratch", python(TELL_ENVIRONMENT, volumeMounts=[mount]), once=True)
+    mounted["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    seen = await environment_of(api, mounted)
+    assert "scratch" not in seen["HOME"]

@@ -40,6 +40,10 @@ class Sources(Protocol):
         """The Secret, None if it is not there."""
         ...
 
+    def services(self) -> Iterable[Manifest]:
+        """The namespace's Services, if the pod wants to be told of them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodPlace:
@@ -84,6 +88,8 @@ def container_command(
     }
     if kubeconfig is not None:
         env["KUBECONFIG"] = str(kubeconfig)
+    if pod["spec"].get("enableServiceLinks", True):
+        env |= service_links(sources.services())
     declared = declared_environment(pod, container, place=place, sources=sources)
     to_real = mount_substitution(container, volumes=volumes, paths=paths, env=env | declared)
     env |= {name: to_real(value) for name, value in declared.items()}
@@ -129,6 +135,22 @@ def declared_environment(
                 env[name] = value
         else:
             env[name] = expand(variable.get("value", ""), env)
+    return env
+
+
+def service_links(services: Iterable[Manifest]) -> dict[str, str]:
+    """`NAME_SERVICE_HOST` and `NAME_SERVICE_PORT` of each Service, as the kubelet gives them: there is no DNS here."""
+    env: dict[str, str] = {}
+    for service in services:
+        address, ports = service["spec"].get("clusterIP"), service["spec"].get("ports")
+        if not ports or address in (None, "", "None"):
+            continue
+        name = service["metadata"]["name"].upper().replace("-", "_")
+        env[f"{name}_SERVICE_HOST"] = address
+        env[f"{name}_SERVICE_PORT"] = str(ports[0]["port"])
+        for port in ports:
+            if port.get("name"):
+                env[f"{name}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}"] = str(port["port"])
     return env
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tidewheel.api.manifest import CONFIG_MAPS, PODS, SECRETS, Manifest, Resource
+from tidewheel.api.manifest import CONFIG_MAPS, PODS, SECRETS, SERVICES, Manifest, Resource
 from tidewheel.kube.client import Api
 from tidewheel.kube.errors import ApiError, Conflict, NotFound
 from tidewheel.local.events import EventRecorder
@@ -332,8 +332,10 @@ class PodWorker:
 
     async def _acquire_references(self) -> None:
         namespace = self.pod["metadata"]["namespace"]
-        for resource, names in zip((CONFIG_MAPS, SECRETS), referenced(self.pod), strict=True):
-            if names:
+        config_maps, secrets = referenced(self.pod)
+        links = self.pod["spec"].get("enableServiceLinks", True)
+        for resource, used in ((CONFIG_MAPS, config_maps), (SECRETS, secrets), (SERVICES, links)):
+            if used:
                 self._acquired.append(resource)
                 await self._services.references.acquire(resource, namespace)
 

@@ -1,4 +1,4 @@
-"""Live copies of the ConfigMaps and Secrets of those namespaces whose pods name them."""
+"""Live copies of the ConfigMaps, Secrets and Services of those namespaces whose pods refer to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidewheel.api.manifest import CONFIG_MAPS, SECRETS, Manifest, Resource
+from tidewheel.api.manifest import CONFIG_MAPS, SECRETS, SERVICES, Manifest, Resource
 from tidewheel.kube.client import Api
 from tidewheel.local.informer import Informer
 
@@ -22,7 +22,7 @@ class _Followed:
 
 
 class References:
-    """Follows a namespace's ConfigMaps or Secrets from the first pod that names some to the last."""
+    """Follows a namespace's ConfigMaps, Secrets or Services from the first pod that names some to the last."""
 
     def __init__(self, api: Api, on_change: OnChange) -> None:
         self._api = api
@@ -57,6 +57,11 @@ class References:
         followed = self._followed.get((resource, namespace))
         return followed.informer.get(namespace, name) if followed is not None else None
 
+    def find_all(self, resource: Resource, namespace: str) -> tuple[Manifest, ...]:
+        """All objects of a followed namespace; none of one that is not."""
+        followed = self._followed.get((resource, namespace))
+        return tuple(followed.informer.in_namespace(namespace)) if followed is not None else ()
+
     def close(self) -> None:
         """Stops following anything."""
         for followed in self._followed.values():
@@ -71,7 +76,7 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSources:
-    """The ConfigMaps and Secrets of one namespace."""
+    """What the pods of one namespace refer to."""
 
     references: References
     namespace: str
@@ -83,6 +88,10 @@ class NamespaceSources:
     def secret(self, name: str) -> Manifest | None:
         """See `Sources.secret`."""
         return _typed(self.references.find(SECRETS, self.namespace, name), "Secret")
+
+    def services(self) -> tuple[Manifest, ...]:
+        """See `Sources.services`."""
+        return self.references.find_all(SERVICES, self.namespace)
 
 
 def _typed(obj: Manifest | None, kind: str) -> Manifest | None:
