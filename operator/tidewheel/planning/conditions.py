@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,8 @@ _SEVERITY = (
     Reason.PEERS_UNVERIFIED,
 )
 _LONGEST_MESSAGE = 2048
+#: What an API error's text begins with; people who read a condition do not need it.
+_REQUEST = re.compile(r"^[A-Z]+ /\S+: ")
 Truth = Literal["True", "False", "Unknown"]
 
 
@@ -150,6 +153,13 @@ def _progressing(facts: Facts) -> Verdict:
         return "True", Reason.SCALING, f"pods that finish their last requests: {facts.leaving_pods}"
     if facts.is_scaling or facts.ready_pods < facts.wanted_pods:
         return "True", Reason.SCALING, f"{facts.ready_pods} of {facts.wanted_pods} pods are ready"
+    if facts.refusals:
+        refusal = facts.refusals[0]
+        return (
+            "False",
+            refusal_reason(refusal),
+            f"{refusal.kind} {refusal.name} waits until it is no longer refused",
+        )
     return "False", Reason.SETTLED, "what runs is what the spec asks for"
 
 
@@ -176,7 +186,8 @@ def _worst(troubles: Sequence[tuple[str, Trouble]]) -> tuple[Reason, str]:
 
 
 def _told(refusal: Refusal) -> str:
-    return f"{refusal.kind} {refusal.name} was refused: {refusal.message}"
+    said = _REQUEST.sub("", refusal.message)
+    return f"{refusal.kind} {refusal.name} was refused: {said}"
 
 
 def _count(ready: int, wanted: int, what: str) -> str:

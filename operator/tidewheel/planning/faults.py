@@ -102,7 +102,7 @@ def _ended(pod: ObservedPod) -> Trouble | None:
     if told is not None:
         curable = told not in _SAME_ANYWHERE and pod.restarts >= MOST_RESTARTS
         return Trouble(reason=told, message=message, curable=curable)
-    text = message or f"exit code {pod.exit.exit_code} ({pod.exit.reason or 'Error'})"
+    text = message or f"it ended with exit code {pod.exit.exit_code} ({pod.exit.reason or 'Error'})"
     return Trouble(
         reason=Reason.CRASH_LOOP,
         message=text,

@@ -109,6 +109,8 @@ def test_a_taken_node_port_is_told_although_pods_serve():
     world.reconcile()
     world.reconcile()
     assert ready(world) == ("False", "PortTaken")
+    assert world.condition("Ready")["message"].startswith("Service chat was refused: spec.ports[0].nodePort")
+    assert world.condition("Progressing")["reason"] == "PortTaken", "what runs is not what was asked for"
     world.refuse.clear()
     world.settle()
     assert ready(world) == ("True", "Serving")
