@@ -67,11 +67,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything one reconcile should change. An empty plan means that all is as it should be.
+    """Everything one reconcile wants of the cluster.
 
-    Carried out in this order: `apply` one after the other (server-side apply), `annotate` (merge patches with
-    the object's uid in them; one that is gone is no failure), `delete`, then one write of `status` if it
-    differs from the observed one, then `events`.
+    Carried out in this order: those of `apply` that differ from what stands (server-side apply), `annotate` (merge
+    patches with the object's uid in them; one that is gone is no failure), `delete`, then one write of `status` if
+    it differs from the observed one, then `events`.
     """
 
     apply: tuple[Manifest, ...] = ()
@@ -82,8 +82,3 @@ class Plan:
     events: tuple[EventNote, ...] = ()
     #: Seconds after which to plan again even if nothing happens; None waits for the next event.
     look_again_in: float | None = None
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether no child is written or deleted; the status may still differ."""
-        return not (self.apply or self.annotate or self.delete)
