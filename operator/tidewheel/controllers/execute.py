@@ -136,7 +136,7 @@ class Executor:
         api: Api,
         cache: Cache,
         *,
-        most_changes: int = 4,
+        most_changes: int = 8,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
     ) -> None:
@@ -366,14 +366,7 @@ class Executor:
             record_exception=False,
         ) as span:
             try:
-                answer = await self._api.delete(
-                    resource, name, namespace, uid=deletion.uid, grace_seconds=deletion.grace_seconds
-                )
-            except NotFound:
-                self._cache.forget(resource, namespace, name, deletion.uid)
-            except Conflict:
-                # Another object has the name by now; the watch will show it.
-                self._cache.forget(resource, namespace, name, deletion.uid)
+                answer = await self._delete_or_find_gone(deletion)
             except ApiError as error:
                 span.set_attribute("error.type", type(error).__name__)
                 if _is_refusal(error):
@@ -382,12 +375,29 @@ class Executor:
                 else:
                     outcome.errors.append(error)
                 return
-            else:
-                if answer.get("kind") == resource.kind:
-                    self._cache.put(resource, answer)
-                else:
-                    self._cache.forget(resource, namespace, name, deletion.uid)
+        if answer is not None and answer.get("kind") == resource.kind:
+            self._cache.put(resource, answer)
+        else:
+            self._cache.forget(resource, namespace, name, deletion.uid)
         outcome.deleted.append(deletion)
+
+    async def _delete_or_find_gone(self, deletion: Deletion) -> Manifest | None:
+        """The server's answer; None if the object, or another one of its name, had been faster."""
+        resource, namespace, name = deletion.resource, deletion.namespace, deletion.name
+        try:
+            return await self._api.delete(
+                resource, name, namespace, uid=deletion.uid, grace_seconds=deletion.grace_seconds
+            )
+        except NotFound:
+            return None
+        except Conflict:
+            try:
+                live = await self._api.get(resource, name, namespace)
+            except NotFound:
+                return None
+            if live["metadata"]["uid"] != deletion.uid:
+                return None
+            raise
 
     def _hold(
         self, memory: _Memory, child: Child, digest: str, refusal: Refusal | None, outcome: Outcome
