@@ -159,8 +159,11 @@ def other_cluster(kubeconfig: Path, directory: Path) -> Iterator[Cluster]:
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     cluster.kubectl("wait", "--for=condition=Established", "crd/pdservices.tidewheel.dev")
     node = None
-    if not cluster.get("nodes")["items"]:
-        node = Process(tidewheel("node", "--kubeconfig", str(kubeconfig)), directory / "node.log").start()
+    if not any(_is_ready(node) for node in cluster.get("nodes")["items"]):
+        command = tidewheel(
+            "node", "--kubeconfig", str(kubeconfig), "--data", str(directory / "node"), "--delete-nodes"
+        )
+        node = Process(command, directory / "node.log").start()
         eventually(lambda: cluster.get("nodes")["items"], node)
         cluster.kubectl("wait", "--for=condition=Ready", "node", "--all", f"--timeout={PATIENCE_SECONDS}s")
     try:
@@ -248,8 +251,10 @@ class Namespace:
 _SETTLED = {"Ready": "True", "Progressing": "False", "Degraded": "False"}
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+def _is_ready(node_or_pod: dict[str, Any]) -> bool:
+    return any(
+        c["type"] == "Ready" and c["status"] == "True" for c in node_or_pod["status"].get("conditions", ())
+    )
 
 
 def kill_pod(pod: dict[str, Any]) -> None:

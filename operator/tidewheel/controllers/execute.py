@@ -26,7 +26,7 @@ from tidewheel.controllers.drift import differences, digest_of
 from tidewheel.controllers.queue import Backoff
 from tidewheel.kube.client import Api
 from tidewheel.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound
-from tidewheel.planning.plan import Deletion, Plan, Refusal
+from tidewheel.planning.plan import Annotation, Deletion, Plan, Refusal
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("tidewheel.operator")
@@ -74,6 +74,7 @@ class Changes:
     """What of a plan is not yet so."""
 
     writes: tuple[Write, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
     deletions: tuple[Deletion, ...] = ()
     #: There is more to do than one reconcile may.
     is_part: bool = False
@@ -81,7 +82,7 @@ class Changes:
     look_again_in: float | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.writes or self.deletions)
+        return bool(self.writes or self.annotations or self.deletions)
 
 
 @dataclass(slots=True)
@@ -185,6 +186,7 @@ class Executor:
         most = self._most_changes
         return Changes(
             writes=tuple(writes[:most]),
+            annotations=tuple(one for one in plan.annotate if self._lacks(one)),
             deletions=tuple(deletions[:most]),
             is_part=len(writes) > most or len(deletions) > most,
             look_again_in=min(waits, default=None),
@@ -201,6 +203,8 @@ class Executor:
                 for write in wave:
                     group.create_task(self._apply(owner_uid, write, memory, outcome))
         async with asyncio.TaskGroup() as group:
+            for annotation in changes.annotations:
+                group.create_task(self._annotate(annotation, outcome))
             for deletion in changes.deletions:
                 group.create_task(self._delete(deletion, memory, outcome))
         return outcome
@@ -353,6 +357,26 @@ class Executor:
             # Of a former object of our name, say: the garbage collector has yet to come round.
             raise Leaving
         raise NameTaken(resource.kind, name, owner)
+
+    def _lacks(self, annotation: Annotation) -> bool:
+        live = self._cache.get(annotation.resource, annotation.namespace, annotation.name)
+        if live is None or live["metadata"]["uid"] != annotation.uid:
+            return False
+        has = live["metadata"].get("annotations") or {}
+        return any(has.get(key) != value for key, value in annotation.annotations.items())
+
+    async def _annotate(self, annotation: Annotation, outcome: Outcome) -> None:
+        resource, namespace, name = annotation.resource, annotation.namespace, annotation.name
+        patch = {"metadata": {"uid": annotation.uid, "annotations": dict(annotation.annotations)}}
+        try:
+            self._cache.put(resource, await self._api.patch(resource, name, patch, namespace))
+        except NotFound:
+            self._cache.forget(resource, namespace, name, annotation.uid)
+        except Conflict:
+            # Another object has the name by now; the watch will show it.
+            pass
+        except ApiError as error:
+            outcome.errors.append(error)
 
     async def _delete(self, deletion: Deletion, memory: _Memory, outcome: Outcome) -> None:
         resource, namespace, name = deletion.resource, deletion.namespace, deletion.name

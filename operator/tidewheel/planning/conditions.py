@@ -160,6 +160,9 @@ def _progressing(facts: Facts) -> Verdict:
             refusal_reason(refusal),
             f"{refusal.kind} {refusal.name} waits until it is no longer refused",
         )
+    if facts.serving_groups < facts.wanted_groups:
+        routed = _count(facts.serving_groups, facts.wanted_groups, "group")
+        return "True", Reason.SCALING, f"{routed} are on the gateways' routes"
     return "False", Reason.SETTLED, "what runs is what the spec asks for"
 
 

@@ -113,7 +113,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
         wanted_pods=progress.wanted_groups * per_group + progress.wanted_gateways,
         ready_pods=sum(pod.ready for pod in members),
-        leaving_pods=sum(pod.deleting for pod in seen.pods),
+        leaving_pods=sum(pod.deleting or pod not in members for pod in seen.pods),
         revision=progress.revision,
         is_rolling_out=progress.wanted_groups > 0
         and (

@@ -305,3 +305,17 @@ def test_conditions_are_always_the_same_three():
     conditions = [Condition.model_validate(one) for one in world.service["status"]["conditions"]]
     assert [one.type for one in conditions] == ["Ready", "Progressing", "Degraded"]
     assert ready(world) == ("False", "ScaledToZero")
+
+
+def test_a_service_is_not_settled_while_a_group_leaves_or_is_off_the_routes():
+    world = settled(groups=2)
+    world.change(groups=1)
+    world.reconcile()
+    assert world.condition("Progressing")["status"] == "True", "the second group still finishes its requests"
+    world.change(groups=2)
+    while world.reconcile():
+        is_complete = world.service["status"]["readyGroups"] == 2
+        assert is_complete or world.condition("Progressing")["status"] == "True"
+    world.settle()
+    assert world.service["status"]["readyGroups"] == 2
+    assert world.condition("Progressing")["reason"] == "Settled"
