@@ -28,6 +28,7 @@ RELEASE, TEAM = "tidewheel-system", "team-a"
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 #: Listed, but asked for only when something unusual happens.
 RARE = {
+    ("", "pods", "get"): "a pod whose name is taken already",
     ("tidewheel.dev", "pdservices", "get"): "a change that no watch brought",
     ("tidewheel.dev", "pdservices/finalizers", "update"): "looked at by an admission plugin, never asked for",
     ("events.k8s.io", "events", "get"): "an event that happens again",
