@@ -157,6 +157,9 @@ class ControllerLoop:
             planned.set_attribute("tidewheel.plan.deletions", len(changes.deletions))
             planned.end()
             outcome = await self._execute(key, uid, changes)
+            if outcome.applied or outcome.deleted:
+                # It gets on: a failure now is the first again, or a shaky API server would slow it down to a halt.
+                self.queue.forget(key)
             await self._report(seen, status)
             self._tell(seen, plan, outcome)
             span.set_attribute("tidewheel.reconcile.result", "error" if outcome.errors else "success")

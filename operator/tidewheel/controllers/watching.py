@@ -9,8 +9,9 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import Context
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from tidewheel.kube.connection import Connection
 
 logger = logging.getLogger(__name__)
 
+_KOPF = str(Path(kopf.__file__).parent)
 #: The server ends a watch after this time; the client's bounds lie above it.
 _WATCH_SECONDS = 300
 #: Bookmarks come every minute. A watch without one is opened anew.
@@ -61,6 +63,7 @@ class Watching:
         self._stop = asyncio.Event()
         self._started = asyncio.Event()
         self._asked_to_stop = False
+        self._session: aiohttp.ClientSession | None = None
         self._paths: dict[str, tuple[Resource, str | None]] = {}
         for resource in (*feed.parents, *feed.children):
             for namespace in namespaces or (None,):
@@ -107,9 +110,9 @@ class Watching:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stop.set()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
+            if self._session is not None:
+                await self._session.close()
         if not self._asked_to_stop:
             error = next((task.exception() for task in done if not task.cancelled()), None)
             raise WatchEnded(f"the watches ended: {error or 'kopf stopped by itself'}") from error
@@ -166,6 +169,7 @@ class Watching:
             middlewares=(self._observed,),
             headers={"User-Agent": "tidewheel-operator (kopf)"},
         )
+        self._session = session
         return kopf.AiohttpSession(
             server=self._connection.server,
             default_namespace=self._connection.namespace,
@@ -189,6 +193,27 @@ class Watching:
                 self._listing.discard(path)
                 self._relisted(*self._paths[path])
         return response
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels kopf's root tasks, and then whatever of kopf's is left until nothing is.
+
+    A watcher of kopf 1.45 goes on for ever if it is cancelled just as it waits for its pause-waiter to end
+    (`streaming_block`), or together with it (`api.stream`). Left alone it would keep the process from ending.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=2.0)
+    while left := {task for task in asyncio.all_tasks() if _is_kopfs(task)}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
+
+
+def _is_kopfs(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    ours_to_end = code is not None and code.co_filename.startswith(_KOPF)
+    return ours_to_end and not task.get_name().startswith("pause-waiter")
 
 
 class ForEver:

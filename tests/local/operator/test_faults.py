@@ -15,17 +15,18 @@ from tidewheel.api.manifest import CONFIG_MAPS, PODS
 FLEET_NAMES = [f"f{number}" for number in range(6)]
 
 
-async def settled(world: World, *, size: int) -> bool:
-    """Every fleet has its pods and its map, and nobody else has any."""
+async def settled(world: World, *, size: int) -> None:
+    """Until every fleet has its pods and its map, and nothing else is there."""
     for name in FLEET_NAMES:
         await world.until_ready(name, size=size)
-    assert await world.pods() == sorted(
-        f"{name}-{ordinal}" for name in FLEET_NAMES for ordinal in range(size)
-    )
-    assert set(await names(world, CONFIG_MAPS)) - {"kube-root-ca.crt"} == {
-        f"{name}-map" for name in FLEET_NAMES
-    }
-    return True
+    pods = sorted(f"{name}-{ordinal}" for name in FLEET_NAMES for ordinal in range(size))
+    maps = {f"{name}-map" for name in FLEET_NAMES}
+
+    async def all_there():
+        there = set(await names(world, CONFIG_MAPS)) - {"kube-root-ca.crt"}
+        return await world.pods() == pods and there == maps
+
+    await world.until(all_there)
 
 
 @pytest.mark.parametrize(
