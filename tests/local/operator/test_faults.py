@@ -36,7 +36,10 @@ async def test_it_converges_though_every_third_answer_is_an_error(world: World, 
     count = itertools.count(1)
 
     async def every_third(request):
-        return status if "/leases" not in request.path and next(count) % 3 == 0 else None
+        # The election has tests of its own, and nobody conflicts with who only reads.
+        if "/leases" in request.path or (status == 409 and request.method == "GET"):
+            return None
+        return status if next(count) % 3 == 0 else None
 
     async with operating(world):
         world.disturb = every_third
