@@ -58,6 +58,11 @@ class Worker:
     def log(self) -> str:
         return (self.directory / f"{self.name}.log").read_text()
 
+    def has_read(self, what: str, digest: str) -> bool:
+        """Whether the last "routes" or "rank table" it read is the one with this digest."""
+        read = [line for line in self.log.splitlines() if f'"{what} ' in line]
+        return bool(read) and f"{what} {digest}" in read[-1]
+
     def start(self) -> None:
         """Start, or start again."""
         with (self.directory / f"{self.name}.log").open("ab") as log:
@@ -171,21 +176,22 @@ class Service:
     def members(self) -> list[Worker]:
         return [*self.prefill, *self.decode]
 
-    def publish(self) -> None:
-        """Write rank table and routes as the operator would."""
+    def publish(self) -> tuple[str, str]:
+        """Write rank table and routes as the operator would; gives their digests."""
         members = [
             Member(rank=rank, role=w.role, name=w.name, uid=f"uid-{w.name}", address=w.host)
             for rank, w in enumerate(self.members)
         ]
-        self._write(
-            "ranktable.json", RankTable(service="chat", group="g0", revision="r1", members=tuple(members))
-        )
-        routes = RouteGroup(
+        table = RankTable(service="chat", group="g0", revision="r1", members=tuple(members))
+        group = RouteGroup(
             name="g0",
             prefill=tuple(Backend(name=w.name, address=w.host) for w in self.prefill),
             decode=tuple(Backend(name=w.name, address=w.host) for w in self.decode),
         )
-        self._write("routes.json", Routes(service="chat", model=MODEL, groups=(routes,)))
+        routes = Routes(service="chat", model=MODEL, groups=(group,))
+        self._write("ranktable.json", table)
+        self._write("routes.json", routes)
+        return table.digest(), routes.digest()
 
     def add_decode(self) -> Worker:
         """One more member, published and started."""

@@ -79,8 +79,8 @@ async def test_killed_servers_are_replaced_by_others_and_come_back(service):
 async def test_a_decode_killed_before_the_first_token_is_not_noticed_by_the_client(service):
     stopped, other = service.decode
     service.decode = [stopped]
-    service.publish()
-    await asyncio.to_thread(eventually, lambda: stopped.log.count("rank table") == 2)
+    table, _ = service.publish()
+    await asyncio.to_thread(eventually, lambda: stopped.has_read("rank table", table))
     stopped.send(signal.SIGSTOP)
     request = asyncio.create_task(answers(service, 1))
     await asyncio.to_thread(
@@ -90,8 +90,11 @@ async def test_a_decode_killed_before_the_first_token_is_not_noticed_by_the_clie
         ),
     )
     service.decode = [stopped, other]
-    service.publish()
-    await asyncio.to_thread(eventually, lambda: service.gateway.log.count("routes ") == 3)
+    table, routes = service.publish()
+    for member in (*service.prefill, other):
+        await asyncio.to_thread(eventually, lambda one=member: one.has_read("rank table", table))
+    await asyncio.to_thread(other.wait_ready)
+    await asyncio.to_thread(eventually, lambda: service.gateway.has_read("routes", routes))
     stopped.kill()
     assert await request == [repeated(8)]
     assert service.gateway.metric("tidewheel_gateway_reforwards_total", reason="decode_lost") == 1
