@@ -18,6 +18,7 @@ from tidewheel.local.events import EventRecorder
 from tidewheel.local.informer import Informer
 from tidewheel.local.node.addresses import Addresses
 from tidewheel.local.node.backoff import BackOffRule
+from tidewheel.local.node.certificate import self_signed
 from tidewheel.local.node.container import Container
 from tidewheel.local.node.credentials import ApiAddress
 from tidewheel.local.node.heartbeat import Heartbeat
@@ -115,7 +116,7 @@ class NodeAgent:
         with _locked(self._paths.root):
             self._clean_up_after_crash()
             adopt_orphans()
-            logs = LogServer(self._find_container)
+            logs = LogServer(self._find_container, tls=self_signed(HOST_IP, self._paths.root))
             endpoint = await logs.start()
             beats = [
                 Heartbeat(self._api, node, log_endpoint=endpoint, host_ip=HOST_IP)

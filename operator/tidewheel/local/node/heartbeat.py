@@ -11,6 +11,7 @@ from tidewheel import __version__
 from tidewheel.api.manifest import LEASES, NAMESPACES, NODES, Manifest
 from tidewheel.kube.client import Api
 from tidewheel.kube.errors import AlreadyExists, ApiError, NotFound
+from tidewheel.local.node.log_server import LogEndpoint
 from tidewheel.local.node.status import rfc3339
 from tidewheel.local.nodes import VirtualNode
 
@@ -27,7 +28,7 @@ _MANAGER = "tidewheel-node"
 class Heartbeat:
     """Keeps one Node object true."""
 
-    def __init__(self, api: Api, node: VirtualNode, *, log_endpoint: str, host_ip: str) -> None:
+    def __init__(self, api: Api, node: VirtualNode, *, log_endpoint: LogEndpoint, host_ip: str) -> None:
         self._api = api
         self._node = node
         self._log_endpoint = log_endpoint
@@ -83,7 +84,7 @@ class Heartbeat:
             "kubernetes.io/arch": _architecture(),
             **self._node.labels,
         }
-        annotations = {LOG_ENDPOINT: self._log_endpoint}
+        annotations = {LOG_ENDPOINT: self._log_endpoint.url}
         taints = [taint.to_manifest() for taint in self._node.taints]
         body: Manifest = {
             "apiVersion": "v1",
@@ -116,10 +117,9 @@ class Heartbeat:
                     "tidewheel node agent runs pods as processes" if ready else "the node agent was stopped",
                 ),
             ],
-            "addresses": [
-                {"type": "InternalIP", "address": self._host_ip},
-                {"type": "Hostname", "address": self._node.name},
-            ],
+            # No Hostname: kube-apiserver would ask DNS for it when somebody wants logs.
+            "addresses": [{"type": "InternalIP", "address": self._host_ip}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._log_endpoint.tls_port}},
             "nodeInfo": _node_info(self._node.name),
         }
         await self._api.patch(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from aiohttp import web
@@ -14,23 +16,33 @@ from tidewheel.local.node.logs import ContainerLog, LogQuery, since_seconds
 FindContainer = Callable[[str, str, str], Container | None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEndpoint:
+    """Where an agent's logs are: by plain HTTP for our API server, by TLS for kube-apiserver."""
+
+    url: str
+    tls_port: int
+
+
 class LogServer:
     """Serves `GET /containerLogs/{namespace}/{pod}/{container}` with the API's log options as query."""
 
-    def __init__(self, find: FindContainer, *, host: str = "127.0.0.1") -> None:
+    def __init__(self, find: FindContainer, *, tls: ssl.SSLContext, host: str = "127.0.0.1") -> None:
         self._find = find
+        self._tls = tls
         self._host = host
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> str:
-        """Listens on a free port; the URL for the node's annotation."""
+    async def start(self) -> LogEndpoint:
+        """Listens on two free ports."""
         app = web.Application()
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, 0).start()
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{host}:{port}"
+        await web.TCPSite(self._runner, self._host, 0, ssl_context=self._tls).start()
+        plain, tls = (address[1] for address in self._runner.addresses)
+        return LogEndpoint(url=f"http://{self._host}:{plain}", tls_port=tls)
 
     async def stop(self) -> None:
         """Ends all answers and the server."""
