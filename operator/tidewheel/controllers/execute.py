@@ -1,4 +1,4 @@
-"""Carries a plan out: applies what differs, deletes what must go, and keeps what the API server refuses.
+"""Carries changes out: applies what differs, deletes what must go, and keeps what the API server refuses.
 
 Three rules hold for every child. It is written only if it is not yet as wanted: the digest of the last apply stands
 in an annotation, and our fields are compared with the live ones. It is written only if it is ours: its controller
@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
 
 from opentelemetry import trace
 
@@ -21,8 +20,9 @@ from tidewheel.api.manifest import PODS, Manifest, Resource
 from tidewheel.api.meta import ANNOTATION_APPLIED
 from tidewheel.api.reasons import Reason
 from tidewheel.controllers.cache import Cache, Owner, controller_of, version_of
+from tidewheel.controllers.changes import Changes, Child, Held, Judge, Memory, Write
 from tidewheel.controllers.controller import Controller, Key
-from tidewheel.controllers.drift import differences, digest_of
+from tidewheel.controllers.drift import differences
 from tidewheel.controllers.queue import Backoff
 from tidewheel.kube.client import Api
 from tidewheel.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound
@@ -31,8 +31,6 @@ from tidewheel.planning.plan import Annotation, Deletion, Plan, Refusal
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer("tidewheel.operator")
 
-#: (kind, name) of a child in its owner's namespace.
-Child: TypeAlias = tuple[str, str]
 #: After so long without a repair, the next one is the first again.
 _REPAIRS_FORGOTTEN_SECONDS = 600.0
 _BAD_REQUESTS = (400, 405, 413, 415)
@@ -50,41 +48,6 @@ class Leaving(Exception):
     """An object of a child's name is still being deleted; its name is free once it is gone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
-    """One child to apply."""
-
-    resource: Resource
-    manifest: Manifest
-    digest: str
-    why: Literal["missing", "changed", "drifted"]
-    #: The object that must still be there; None if it is to be created.
-    uid: str | None = None
-    #: Where others changed our fields.
-    drifted: tuple[str, ...] = ()
-
-    @property
-    def child(self) -> Child:
-        """Kind and name."""
-        return self.resource.kind, self.manifest["metadata"]["name"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What of a plan is not yet so."""
-
-    writes: tuple[Write, ...] = ()
-    annotations: tuple[Annotation, ...] = ()
-    deletions: tuple[Deletion, ...] = ()
-    #: There is more to do than one reconcile may.
-    is_part: bool = False
-    #: Seconds until a refused or repeatedly repaired child may be written again.
-    look_again_in: float | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.writes or self.annotations or self.deletions)
-
-
 @dataclass(slots=True)
 class Outcome:
     """What became of the changes."""
@@ -95,27 +58,6 @@ class Outcome:
     errors: list[ApiError] = field(default_factory=list)
     refused: int = 0
     waits: bool = False
-
-
-@dataclass(slots=True)
-class _Held:
-    """A child that is not written before `until` unless something else is wanted."""
-
-    digest: str
-    times: int
-    until: float
-    refusal: Refusal | None
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What the executor remembers about one object's children. Losing it costs some no-op applies."""
-
-    held: dict[Child, _Held] = field(default_factory=dict)
-    #: The version of a child that was found, or made, as wanted: (uid, resourceVersion, digest).
-    settled: dict[Child, tuple[str, int, str]] = field(default_factory=dict)
-    #: How the server's own form of a child differs from what was sent, by the digest that was sent.
-    accepted: dict[Child, tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 class Executor:
@@ -144,11 +86,15 @@ class Executor:
         self._controller = controller
         self._api = api
         self._cache = cache
-        self._most_changes = most_changes
         self._clock = clock
         self._backoff = backoff or Backoff(first=2.0, most=300.0)
-        self._memories: dict[Key, _Memory] = {}
-        self._resources = {(child.api_version, child.kind): child for child in controller.children}
+        self._memories: dict[Key, Memory] = {}
+        self._judge = Judge(
+            kind=controller.kind,
+            children={(child.api_version, child.kind): child for child in controller.children},
+            cache=cache,
+            most_changes=most_changes,
+        )
 
     def refusals(self, key: Key) -> tuple[Refusal, ...]:
         """What was refused for `key` and still stands, by kind and name."""
@@ -167,35 +113,13 @@ class Executor:
         Raises:
             ValueError: the plan applies a kind that the controller does not declare as its child.
         """
-        memory = self._memories.setdefault(key, _Memory())
-        now = self._clock()
-        wanted: set[Child] = set()
-        writes: list[Write] = []
-        # Pods mount config maps and are reached through services: those come first.
-        for manifest in sorted(plan.apply, key=lambda manifest: manifest["kind"] == "Pod"):
-            write = self._write_of(key, owner_uid, manifest, memory, now)
-            wanted.add((manifest["kind"], manifest["metadata"]["name"]))
-            if write is not None:
-                writes.append(write)
-        deletions = list(self._deletions(plan.delete, memory, now))
-        wanted |= {(deletion.resource.kind, deletion.name) for deletion in plan.delete}
-        for book in (memory.held, memory.settled, memory.accepted):
-            for child in book.keys() - wanted:
-                del book[child]
-        waits = [held.until - now for held in memory.held.values() if held.until > now]
-        most = self._most_changes
-        return Changes(
-            writes=tuple(writes[:most]),
-            annotations=tuple(one for one in plan.annotate if self._lacks(one)),
-            deletions=tuple(deletions[:most]),
-            is_part=len(writes) > most or len(deletions) > most,
-            look_again_in=min(waits, default=None),
-        )
+        memory = self._memories.setdefault(key, Memory())
+        return self._judge.changes(key, owner_uid, plan, memory, self._clock())
 
     async def carry_out(self, key: Key, owner_uid: str, changes: Changes) -> Outcome:
         """Writes and deletes. One failure does not keep the rest from being done; see the outcome's errors."""
         outcome = Outcome()
-        memory = self._memories.setdefault(key, _Memory())
+        memory = self._memories.setdefault(key, Memory())
         pods = [write for write in changes.writes if write.resource == PODS]
         others = [write for write in changes.writes if write.resource != PODS]
         for wave in (others, pods):
@@ -209,72 +133,7 @@ class Executor:
                 group.create_task(self._delete(deletion, memory, outcome))
         return outcome
 
-    def _write_of(
-        self, key: Key, owner_uid: str, manifest: Manifest, memory: _Memory, now: float
-    ) -> Write | None:
-        resource = self._resources.get((manifest["apiVersion"], manifest["kind"]))
-        if resource is None:
-            raise ValueError(
-                f"{manifest['apiVersion']} {manifest['kind']} is not among the children that the controller of "
-                f"{self._controller.kind.kind} declares; nobody would watch it"
-            )
-        name = manifest["metadata"]["name"]
-        child = (resource.kind, name)
-        digest = digest_of(manifest)
-        held = memory.held.get(child)
-        if held is not None and held.digest != digest:
-            del memory.held[child]
-            held = None
-        if held is not None and now < held.until:
-            return None
-        settled = memory.settled.get(child)
-        if settled is not None and settled[2] == digest:
-            uid, version, _ = settled
-            if self._cache.version(resource, key.namespace, name, uid) == version:
-                return None
-        live = self._cache.get(resource, key.namespace, name)
-        if live is None:
-            return Write(resource=resource, manifest=manifest, digest=digest, why="missing")
-        owner = controller_of(live)
-        if owner is None or owner.uid != owner_uid:
-            # Sent on to carry_out, which reads the object itself before it judges.
-            return Write(resource=resource, manifest=manifest, digest=digest, why="missing")
-        metadata = live["metadata"]
-        if metadata.get("deletionTimestamp"):
-            return None
-        if metadata.get("annotations", {}).get(ANNOTATION_APPLIED) != digest:
-            return Write(
-                resource=resource, manifest=manifest, digest=digest, why="changed", uid=metadata["uid"]
-            )
-        found = differences(manifest, live)
-        accepted = memory.accepted.get(child)
-        if found and accepted is not None and accepted[0] == digest:
-            found = {path: value for path, value in found.items() if (path, value) not in accepted[1].items()}
-        if found:
-            return Write(
-                resource=resource,
-                manifest=manifest,
-                digest=digest,
-                why="drifted",
-                uid=metadata["uid"],
-                drifted=tuple(path.lstrip(".") for path in found),
-            )
-        memory.settled[child] = (metadata["uid"], version_of(live), digest)
-        return None
-
-    def _deletions(self, deletions: Iterable[Deletion], memory: _Memory, now: float) -> Iterable[Deletion]:
-        for deletion in deletions:
-            held = memory.held.get((deletion.resource.kind, deletion.name))
-            if held is not None and held.digest == deletion.uid and now < held.until:
-                continue
-            live = self._cache.get(deletion.resource, deletion.namespace, deletion.name)
-            if live is None or live["metadata"]["uid"] != deletion.uid:
-                continue
-            if live["metadata"].get("deletionTimestamp") and not _ends_sooner(deletion, live):
-                continue
-            yield deletion
-
-    async def _apply(self, owner_uid: str, write: Write, memory: _Memory, outcome: Outcome) -> None:
+    async def _apply(self, owner_uid: str, write: Write, memory: Memory, outcome: Outcome) -> None:
         kind, name = write.child
         namespace = write.manifest["metadata"]["namespace"]
         with tracer.start_as_current_span(
@@ -358,13 +217,6 @@ class Executor:
             raise Leaving
         raise NameTaken(resource.kind, name, owner)
 
-    def _lacks(self, annotation: Annotation) -> bool:
-        live = self._cache.get(annotation.resource, annotation.namespace, annotation.name)
-        if live is None or live["metadata"]["uid"] != annotation.uid:
-            return False
-        has = live["metadata"].get("annotations") or {}
-        return any(has.get(key) != value for key, value in annotation.annotations.items())
-
     async def _annotate(self, annotation: Annotation, outcome: Outcome) -> None:
         resource, namespace, name = annotation.resource, annotation.namespace, annotation.name
         patch = {"metadata": {"uid": annotation.uid, "annotations": dict(annotation.annotations)}}
@@ -378,7 +230,7 @@ class Executor:
         except ApiError as error:
             outcome.errors.append(error)
 
-    async def _delete(self, deletion: Deletion, memory: _Memory, outcome: Outcome) -> None:
+    async def _delete(self, deletion: Deletion, memory: Memory, outcome: Outcome) -> None:
         resource, namespace, name = deletion.resource, deletion.namespace, deletion.name
         with tracer.start_as_current_span(
             f"delete {resource.kind}",
@@ -424,7 +276,7 @@ class Executor:
             raise
 
     def _hold(
-        self, memory: _Memory, child: Child, digest: str, refusal: Refusal | None, outcome: Outcome
+        self, memory: Memory, child: Child, digest: str, refusal: Refusal | None, outcome: Outcome
     ) -> None:
         held = memory.held.get(child)
         times = held.times + 1 if held is not None else 1
@@ -433,9 +285,9 @@ class Executor:
             outcome.refused += 1
             if held is None or held.refusal != refusal:
                 logger.warning("%s %s was refused: %s", *child, refusal.message)
-        memory.held[child] = _Held(digest=digest, times=times, until=until, refusal=refusal)
+        memory.held[child] = Held(digest=digest, times=times, until=until, refusal=refusal)
 
-    def _remember(self, memory: _Memory, write: Write, answer: Manifest) -> None:
+    def _remember(self, memory: Memory, write: Write, answer: Manifest) -> None:
         child, metadata = write.child, answer["metadata"]
         memory.settled[child] = (metadata["uid"], version_of(answer), write.digest)
         left = differences(write.manifest, answer)
@@ -460,11 +312,6 @@ def _with_marks(manifest: Manifest, digest: str, uid: str | None) -> Manifest:
         # The server answers 409 if the object is another one by now.
         marked["uid"] = uid
     return manifest | {"metadata": marked}
-
-
-def _ends_sooner(deletion: Deletion, leaving: Manifest) -> bool:
-    allowed = leaving["metadata"].get("deletionGracePeriodSeconds")
-    return deletion.grace_seconds is not None and allowed is not None and deletion.grace_seconds < allowed
 
 
 def _is_refusal(error: ApiError) -> bool:

@@ -18,8 +18,9 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from tidewheel.api.manifest import Manifest
 from tidewheel.controllers.cache import Cache
+from tidewheel.controllers.changes import Changes
 from tidewheel.controllers.controller import Controller, Key
-from tidewheel.controllers.execute import Changes, Executor, Outcome
+from tidewheel.controllers.execute import Executor, Outcome
 from tidewheel.controllers.metrics import ControllerMetrics
 from tidewheel.controllers.queue import WorkQueue
 from tidewheel.controllers.report import new_status, write_status
