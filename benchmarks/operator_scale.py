@@ -33,9 +33,10 @@ from rich.table import Table
 
 from tidewheel.api.crd import all_crds
 from tidewheel.api.manifest import CRDS, NAMESPACES, PD_SERVICES, PODS, Manifest
-from tidewheel.kube.client import Api, HttpApi, follow
+from tidewheel.kube.client import Api, HttpApi
 from tidewheel.kube.connection import connect
 from tidewheel.kube.errors import ApiError
+from tidewheel.kube.follow import follow
 
 HOST = "127.0.9.1"
 PODS_EACH = 10

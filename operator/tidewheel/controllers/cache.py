@@ -91,10 +91,14 @@ class Cache:
         entry = self._objects.get(resource, {}).get((namespace, name))
         return entry.version if entry is not None and entry.uid == uid else None
 
-    def uids(self, resource: Resource, namespace: str | None = None) -> dict[Name, str]:
-        """Which object stands behind each name at this moment."""
+    def versions(self, resource: Resource, namespace: str | None = None) -> dict[Name, tuple[str, int]]:
+        """Which object (uid) stands behind each name at this moment, and in which version."""
         objects = self._objects.get(resource, {})
-        return {name: entry.uid for name, entry in objects.items() if namespace in (None, name[0])}
+        return {
+            name: (entry.uid, entry.version)
+            for name, entry in objects.items()
+            if namespace in (None, name[0])
+        }
 
     def is_gone(self, uid: str, version: int) -> bool:
         """Whether that version of an object, and every one before it, is known to be past."""
@@ -158,7 +162,11 @@ class Cache:
 
 def version_of(manifest: Manifest) -> int:
     """The resourceVersion as a number; 0 if the object has none, or one that is not a number."""
-    version = str(manifest["metadata"].get("resourceVersion", ""))
+    return version_number(str(manifest["metadata"].get("resourceVersion", "")))
+
+
+def version_number(version: str) -> int:
+    """A resourceVersion as a number; 0 if it is none."""
     return int(version) if version.isdecimal() else 0
 
 

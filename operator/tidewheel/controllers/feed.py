@@ -15,9 +15,9 @@ from typing import Final
 
 from tidewheel.api.manifest import Manifest, Resource
 from tidewheel.api.meta import LABEL_SERVICE
-from tidewheel.controllers.cache import Cache, Name, controller_of, uids_of, version_of
+from tidewheel.controllers.cache import Cache, Name, controller_of, uids_of, version_number, version_of
 from tidewheel.controllers.controller import Controller, Key
-from tidewheel.kube.client import Api
+from tidewheel.kube.client import Api, ObjectVersion, Versions
 from tidewheel.kube.errors import NotFound
 
 logger = logging.getLogger(__name__)
@@ -70,16 +70,14 @@ class Feed:
         Raises:
             ApiError: the list, or an object that no watch brought within `patience_seconds`, could not be read.
         """
-        before = self._cache.uids(resource, namespace)
-        listing = await api.list(
-            resource, namespace, label_selector=self.selector(resource), metadata_only=True
-        )
-        listed = uids_of(listing.items)
+        before = self._cache.versions(resource, namespace)
+        listing = await api.list_versions(resource, namespace, label_selector=self.selector(resource))
         as_of = float(listing.resource_version) if listing.resource_version.isdecimal() else inf
-        if self._went_back(resource, listing.items):
+        if any(version > as_of for _, version in before.values()) or self._has_older(resource, listing):
             await self._believe(api, resource, namespace)
             return
-        for name, uid in before.items():
+        listed = {(item.namespace, item.name): item.uid for item in listing.items}
+        for name, (uid, _) in before.items():
             # What was known before the list began and is not in it is gone as of the list's version.
             if listed.get(name) != uid:
                 self._drop(resource, name, uid, version=as_of)
@@ -120,40 +118,34 @@ class Feed:
             logger.info("%s %s/%s vanished without an event", resource.kind, *name)
             self._tell(concerned)
 
-    def _is_behind(self, resource: Resource, item: Manifest) -> bool:
-        metadata = item["metadata"]
-        uid = metadata["uid"]
-        if self._cache.is_gone(uid, version_of(item)):
+    def _is_behind(self, resource: Resource, item: ObjectVersion) -> bool:
+        version = version_number(item.resource_version)
+        if self._cache.is_gone(item.uid, version):
             return False
-        known = self._cache.version(resource, metadata.get("namespace", ""), metadata["name"], uid)
-        return known is None or known < version_of(item)
+        known = self._cache.version(resource, item.namespace, item.name, item.uid)
+        return known is None or known < version
 
-    async def _fetch(self, api: Api, resource: Resource, item: Manifest) -> None:
-        metadata = item["metadata"]
+    async def _fetch(self, api: Api, resource: Resource, item: ObjectVersion) -> None:
         try:
-            live = await api.get(resource, metadata["name"], metadata.get("namespace"))
+            live = await api.get(resource, item.name, item.namespace or None)
         except NotFound:
-            self._drop(resource, (metadata.get("namespace", ""), metadata["name"]), metadata["uid"])
+            self._drop(resource, (item.namespace, item.name), item.uid)
         else:
             self.take(resource, None, live)
 
-    def _went_back(self, resource: Resource, items: Iterable[Manifest]) -> bool:
-        """Whether the server's history was rewound, as by a restored backup: versions are lower than before."""
-        for item in items:
-            metadata = item["metadata"]
-            known = self._cache.version(
-                resource, metadata.get("namespace", ""), metadata["name"], metadata["uid"]
-            )
-            if known is not None and version_of(item) < known:
+    def _has_older(self, resource: Resource, listing: Versions) -> bool:
+        for item in listing.items:
+            known = self._cache.version(resource, item.namespace, item.name, item.uid)
+            if known is not None and version_number(item.resource_version) < known:
                 return True
         return False
 
     async def _believe(self, api: Api, resource: Resource, namespace: str | None) -> None:
-        """Takes the server's state for true whatever the cache knows."""
+        """Takes the server's state for true whatever the cache knows: its history went back, by a restored backup."""
         logger.warning("the API server's %s are older than before; taking them as they are", resource.plural)
         listing = await api.list(resource, namespace, label_selector=self.selector(resource))
         listed = uids_of(listing.items)
-        for name, uid in self._cache.uids(resource, namespace).items():
+        for name, (uid, _) in self._cache.versions(resource, namespace).items():
             if listed.get(name) != uid:
                 self._drop(resource, name, uid)
         for item in listing.items:

@@ -266,7 +266,7 @@ class Operator:
 
     async def _ask_for(self, kind: Resource) -> None:
         try:
-            await self._api.list(kind, next(iter(self.settings.namespaces), None), metadata_only=True)
+            await self._api.list_versions(kind, next(iter(self.settings.namespaces), None))
         except NotFound as error:
             message = f"{kind.plural}.{kind.group} is not served; install the CRDs: kubectl apply -f crds/"
             raise NotFound(message, status=404) from error

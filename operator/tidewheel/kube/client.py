@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import aiohttp
 
 from tidewheel.api.manifest import Manifest, Resource
 from tidewheel.kube.connection import Connection
-from tidewheel.kube.errors import ApiError, Gone, TooManyRequests, Unavailable, error_from_status
+from tidewheel.kube.errors import ApiError, Unavailable, error_from_status
 
 PatchType = Literal["merge", "json", "strategic"]
 _PATCH_CONTENT_TYPES: Mapping[PatchType, str] = {
@@ -34,6 +33,23 @@ class Listing:
     """A consistent list and the version from which a watch goes on."""
 
     items: tuple[Manifest, ...]
+    resource_version: str
+
+
+class ObjectVersion(NamedTuple):
+    """One version of one object; `namespace` is empty for a cluster-wide one."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """A consistent list of what there is, without the objects."""
+
+    items: tuple[ObjectVersion, ...]
     resource_version: str
 
 
@@ -67,12 +83,14 @@ class Api(Protocol):
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        metadata_only: bool = False,
     ) -> Listing:
-        """All objects of a namespace, or of the cluster without one, page by page.
+        """All objects of a namespace, or of the cluster without one."""
+        ...
 
-        With `metadata_only` the server may leave out everything but the metadata.
-        """
+    async def list_versions(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> Versions:
+        """Which objects there are in which versions: a list that costs little memory however many they are."""
         ...
 
     async def create(self, resource: Resource, body: Manifest, *, manager: str | None = None) -> Manifest:
@@ -184,19 +202,27 @@ class HttpApi:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        metadata_only: bool = False,
     ) -> Listing:
         """See `Api.list`."""
         items: list[Manifest] = []
-        query = _query(labelSelector=label_selector, fieldSelector=field_selector, limit=str(_PAGE))
-        accept = _METADATA_ONLY if metadata_only else None
-        while True:
-            page = await self._request("GET", resource.path(namespace), query=query, accept=accept)
+        version = ""
+        query = _query(labelSelector=label_selector, fieldSelector=field_selector)
+        async for page in self._pages(resource, namespace, query):
             items += page.get("items") or []
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                return Listing(items=tuple(items), resource_version=str(metadata.get("resourceVersion", "")))
-            query["continue"] = metadata["continue"]
+            version = _version(page)
+        return Listing(items=tuple(items), resource_version=version)
+
+    async def list_versions(
+        self, resource: Resource, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> Versions:
+        """See `Api.list_versions`."""
+        items: list[ObjectVersion] = []
+        version = ""
+        query = _query(labelSelector=label_selector)
+        async for page in self._pages(resource, namespace, query, accept=_METADATA_ONLY):
+            items += (_object_version(item["metadata"]) for item in page.get("items") or ())
+            version = _version(page)
+        return Versions(items=tuple(items), resource_version=version)
 
     async def create(self, resource: Resource, body: Manifest, *, manager: str | None = None) -> Manifest:
         """See `Api.create`."""
@@ -303,6 +329,23 @@ class HttpApi:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"WATCH {path}: {error or type(error).__name__}") from error
 
+    async def _pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        query: Mapping[str, str],
+        *,
+        accept: str | None = None,
+    ) -> AsyncIterator[Manifest]:
+        token = ""
+        while True:
+            query = {**query, "limit": str(_PAGE), **({"continue": token} if token else {})}
+            page = await self._request("GET", resource.path(namespace), query=query, accept=accept)
+            yield page
+            token = (page.get("metadata") or {}).get("continue", "")
+            if not token:
+                return
+
     async def _request(
         self,
         method: str,
@@ -344,48 +387,6 @@ class HttpApi:
         if self._session is None:
             raise RuntimeError("HttpApi is closed; use it inside `async with`")
         return self._session
-
-
-async def follow(
-    api: Api,
-    resource: Resource,
-    namespace: str | None = None,
-    *,
-    label_selector: str | None = None,
-    field_selector: str | None = None,
-) -> AsyncIterator[WatchEvent]:
-    """A list and then a watch, for ever: what is there comes as ADDED, then one BOOKMARK, then the changes.
-
-    A cut or ended watch goes on where it stopped. When history was lost (410) everything is listed
-    anew and followed by a BOOKMARK again; the consumer drops what such a relist does not name.
-    """
-    while True:
-        try:
-            listing = await api.list(
-                resource, namespace, label_selector=label_selector, field_selector=field_selector
-            )
-            for item in listing.items:
-                yield WatchEvent(type="ADDED", object=item)
-            version = listing.resource_version
-            yield WatchEvent(type="BOOKMARK", object={"metadata": {"resourceVersion": version}})
-            while True:
-                try:
-                    async for event in api.watch(
-                        resource,
-                        namespace,
-                        resource_version=version,
-                        label_selector=label_selector,
-                        field_selector=field_selector,
-                    ):
-                        version = event.object["metadata"]["resourceVersion"]
-                        if event.type != "BOOKMARK":
-                            yield event
-                except Unavailable:
-                    await asyncio.sleep(0.5)
-        except Gone:
-            continue
-        except (Unavailable, TooManyRequests) as error:
-            await asyncio.sleep(error.retry_after_seconds or 1.0)
 
 
 def _query(**parameters: str | None) -> dict[str, str]:

@@ -138,12 +138,17 @@ async def test_it_believes_a_server_whose_history_went_back(tmp_path: Path):
         for name in FLEET_NAMES:
             await world.api.create(FLEETS, fleet(name, size=1))
         operation = operating(world, resync_seconds=1)
-        await operation.__aenter__()
+        operator = await operation.__aenter__()
         await settled(world, size=1)
     async with serving(tmp_path, port=port) as world:
         await world.api.create(FLEETS, fleet("other", size=2))
         await world.until_ready("other", size=2)
         assert await world.pods() == ["other-0", "other-1"]
+
+        async def forgotten():
+            return list(operator.cache.names(FLEETS)) == [("default", "other")]
+
+        await world.until(forgotten)
         await operation.__aexit__(None, None, None)
 
 

@@ -40,7 +40,7 @@ def test_a_wrong_file_names_the_row_and_the_field(tmp_path: Path, text: str, say
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(UnreadableAccelerators, match="none.yaml"):
+    with pytest.raises(UnreadableAccelerators, match=r"none\.yaml"):
         accelerator_table(tmp_path / "none.yaml")
 
 

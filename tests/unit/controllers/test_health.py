@@ -48,7 +48,7 @@ async def test_a_taken_address_names_the_flag():
         taken = HealthServer(
             health=served.health_address, metrics=None, registry=CollectorRegistry(), live={}, ready={}
         )
-        with pytest.raises(ServerAddressTaken, match="--health-address 127.0.0.1"):
+        with pytest.raises(ServerAddressTaken, match=r"--health-address 127\.0\.0\.1"):
             async with taken:
                 pass
 
