@@ -16,8 +16,9 @@ from tidewheel.api.crd import all_crds
 from tidewheel.api.manifest import CONFIG_MAPS, CRDS, NAMESPACES, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
 from tidewheel.controllers.operator import run_operator
 from tidewheel.controllers.settings import LeaseSettings, OperatorSettings
-from tidewheel.kube.client import HttpApi, follow
+from tidewheel.kube.client import HttpApi
 from tidewheel.kube.connection import Connection
+from tidewheel.kube.follow import follow
 from tidewheel.kube.permissions import IN_RELEASE_NAMESPACE, IN_WATCHED_NAMESPACES
 from tidewheel.local.apiserver import ApiServer
 from tidewheel.local.node.stand_in import StandIn

@@ -389,6 +389,16 @@ class HttpApi:
         return self._session
 
 
+def _version(page: Manifest) -> str:
+    return str((page.get("metadata") or {}).get("resourceVersion", ""))
+
+
+def _object_version(metadata: Manifest) -> ObjectVersion:
+    return ObjectVersion(
+        metadata.get("namespace", ""), metadata["name"], metadata["uid"], str(metadata["resourceVersion"])
+    )
+
+
 def _query(**parameters: str | None) -> dict[str, str]:
     return {name: value for name, value in parameters.items() if value is not None}
 

@@ -50,13 +50,3 @@ async def follow(
             continue
         except (Unavailable, TooManyRequests) as error:
             await asyncio.sleep(error.retry_after_seconds or 1.0)
-
-
-def _version(page: Manifest) -> str:
-    return str((page.get("metadata") or {}).get("resourceVersion", ""))
-
-
-def _object_version(metadata: Manifest) -> ObjectVersion:
-    return ObjectVersion(
-        metadata.get("namespace", ""), metadata["name"], metadata["uid"], str(metadata["resourceVersion"])
-    )
