@@ -37,6 +37,7 @@ from tidewheel.kube.client import Api, HttpApi
 from tidewheel.kube.connection import connect
 from tidewheel.kube.errors import ApiError
 from tidewheel.kube.follow import follow
+from tidewheel.kube.follow import follow
 
 HOST = "127.0.9.1"
 PODS_EACH = 10
