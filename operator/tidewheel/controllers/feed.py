@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
@@ -73,7 +73,7 @@ class Feed:
         before = self._cache.versions(resource, namespace)
         listing = await api.list_versions(resource, namespace, label_selector=self.selector(resource))
         as_of = float(listing.resource_version) if listing.resource_version.isdecimal() else inf
-        if any(version > as_of for _, version in before.values()) or self._has_older(resource, listing):
+        if any(version > as_of for _, version in before.values()) or _has_older(before, listing):
             await self._believe(api, resource, namespace)
             return
         listed = {(item.namespace, item.name): item.uid for item in listing.items}
@@ -133,13 +133,6 @@ class Feed:
         else:
             self.take(resource, None, live)
 
-    def _has_older(self, resource: Resource, listing: Versions) -> bool:
-        for item in listing.items:
-            known = self._cache.version(resource, item.namespace, item.name, item.uid)
-            if known is not None and version_number(item.resource_version) < known:
-                return True
-        return False
-
     async def _believe(self, api: Api, resource: Resource, namespace: str | None) -> None:
         """Takes the server's state for true whatever the cache knows: its history went back, by a restored backup."""
         logger.warning("the API server's %s are older than before; taking them as they are", resource.plural)
@@ -152,3 +145,17 @@ class Feed:
             self._cache.put(resource, item, rewound=True)
             metadata = item["metadata"]
             self._tell(self._concerned(resource, metadata.get("namespace", ""), metadata["name"], item))
+        # What a watch brought since that list was overwritten by it.
+        await self.settle(api, resource, namespace)
+
+
+def _has_older(before: Mapping[Name, tuple[str, int]], listing: Versions) -> bool:
+    """Whether the list has an object in an older version than was known before the list was asked for.
+
+    What watches brought while the list was under way may well be newer than the list; that is no sign of anything.
+    """
+    for item in listing.items:
+        uid, version = before.get((item.namespace, item.name), ("", -1))
+        if uid == item.uid and version_number(item.resource_version) < version:
+            return True
+    return False
