@@ -22,12 +22,12 @@ class Server:
         self.version = version
         self.meanwhile = meanwhile
 
-    async def list_versions(self, resource, namespace=None, *, label_selector=None) -> Versions:
+    async def list_versions(self, *_: object, **__: object) -> Versions:
         item = ObjectVersion("ns", "p", "u1", str(self.version))
         self.meanwhile()
         return Versions(items=(item,), resource_version=str(self.version))
 
-    async def list(self, resource, namespace=None, *, label_selector=None, field_selector=None) -> Listing:
+    async def list(self, *_: object, **__: object) -> Listing:
         return Listing(items=(pod(self.version),), resource_version=str(self.version))
 
 
