@@ -37,7 +37,6 @@ from tidewheel.kube.client import Api, HttpApi
 from tidewheel.kube.connection import connect
 from tidewheel.kube.errors import ApiError
 from tidewheel.kube.follow import follow
-from tidewheel.kube.follow import follow
 
 HOST = "127.0.9.1"
 PODS_EACH = 10
@@ -93,7 +92,12 @@ async def main() -> int:
         mark = "[green]holds[/]" if check["holds"] else "[red]does not hold[/]"
         console.print(f"{check['name']}: {check['value']} (bound {check['bound']}) {mark}")
     if asked.json:
-        figures = [asdict(figure) for figure in measured]
+        figures = {
+            f"{name} at {one.services} services": number
+            for one in measured
+            for name, number in asdict(one).items()
+            if name != "services"
+        }
         report = {
             "benchmark": "operator_scale",
             "environment": _environment(),

@@ -54,7 +54,7 @@ def docs(*, check: bool) -> None:
     "--lease-namespace", help="Where the election's Lease is; otherwise the operator's own namespace."
 )
 @click.option("--lease-name", default="tidewheel-operator", show_default=True)
-@click.option("--concurrency", type=int, default=8, show_default=True, help="Objects reconciled at a time.")
+@click.option("--concurrency", type=int, default=4, show_default=True, help="Objects reconciled at a time.")
 @click.option(
     "--resync-seconds", type=float, default=600, show_default=True, help="How often all are looked at."
 )

@@ -39,7 +39,7 @@ def test_the_operator_is_told_everything_by_flags():
         "--leader-election": [""],
         "--lease-namespace": [NAMESPACE],
         "--lease-name": ["tidewheel"],
-        "--concurrency": ["8"],
+        "--concurrency": ["4"],
         "--resync-seconds": ["600"],
         "--health-address": ["$(POD_IP):8081"],
         "--metrics-address": ["$(POD_IP):8080"],
