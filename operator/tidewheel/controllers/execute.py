@@ -79,7 +79,7 @@ class Executor:
         api: Api,
         cache: Cache,
         *,
-        most_changes: int = 8,
+        most_changes: int = 64,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
     ) -> None:

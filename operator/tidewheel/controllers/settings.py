@@ -64,7 +64,7 @@ class OperatorSettings(BaseModel):
     accelerators: Path | None = None
     leader_election: bool = True
     lease: LeaseSettings = LeaseSettings()
-    concurrency: int = Field(4, ge=1, le=256)
+    concurrency: int = Field(2, ge=1, le=256)
     resync_seconds: float = Field(600.0, ge=1)
     shutdown_seconds: float = Field(2.0, ge=0, description="How long running reconciles may go on.")
     log_format: Literal["json", "text"] = "json"
