@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,8 +44,6 @@ PODS_EACH = 10
 NAMESPACES_OF_FLEET = 10
 SIZES = (250, 500, 1000, 2000)
 QUICK_SIZES = (20, 60)
-#: All objects are planned anew this long after one another once the fleet is at rest.
-RESYNC_SECONDS = 20
 BATCH_SECONDS = 0.2
 PATIENCE_SECONDS = 1800
 CONTROLLER = 'controller="pdservice"'
@@ -150,7 +149,8 @@ async def _measure(
     at_rest = await _scrape(metrics_address)
     built = at_rest.minus(warm)
     cpu = operator.cpu_times()
-    resynced = await _next_resync(metrics_address, size)
+    operator.send_signal(signal.SIGUSR1)
+    resynced = await _resynced(metrics_address, size)
     rss_at_rest = operator.memory_info().rss
     for task in (kubelet, sampling):
         task.cancel()
@@ -341,7 +341,7 @@ async def _quiet(address: str) -> None:
             writes, since = now, time.monotonic()
 
 
-async def _next_resync(address: str, size: int) -> Scrape:
+async def _resynced(address: str, size: int) -> Scrape:
     """The metrics after every object has been planned once more."""
     before = (await _scrape(address)).reconciles
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -397,13 +397,12 @@ async def _operate(directory: Path) -> None:
     from tidewheel.controllers.settings import Address, OperatorSettings
 
     def started(operator: Operator) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: loop.create_task(operator.resync()))
         _tell(directory / "metrics", str(operator.health.metrics_address))
 
     settings = OperatorSettings(
-        kubeconfig=directory / "kubeconfig",
-        leader_election=False,
-        resync_seconds=RESYNC_SECONDS,
-        metrics_address=Address(host=HOST),
+        kubeconfig=directory / "kubeconfig", leader_election=False, metrics_address=Address(host=HOST)
     )
     await run_operator(settings, started=started)
 

@@ -219,7 +219,7 @@ class Operator:
             self.connected = True
             for kind in self._feed.parents:
                 logger.info("connected; %d %s", self._count(kind), kind.plural)
-            resync = asyncio.create_task(self._resync(), name="resync", context=Context())
+            resync = asyncio.create_task(self._resync_for_ever(), name="resync", context=Context())
             try:
                 await _while(watches, self._lead())
             finally:
@@ -249,15 +249,18 @@ class Operator:
                 loop.enqueue_all()
                 group.create_task(loop.run(grace_seconds=self.settings.shutdown_seconds))
 
-    async def _resync(self) -> None:
-        """From time to time everything is compared with the server and planned again, event or not."""
+    async def resync(self) -> None:
+        """Compares everything with the server and plans it again, event or not."""
+        await self._settle_all()
+        if self.leads:
+            for loop in self._loops.values():
+                loop.enqueue_all()
+
+    async def _resync_for_ever(self) -> None:
         while True:
             # Spread, so that replicas and operators do not list at the same moment.
             await asyncio.sleep(self.settings.resync_seconds * (0.9 + 0.2 * random.random()))  # noqa: S311
-            await self._settle_all()
-            if self.leads:
-                for loop in self._loops.values():
-                    loop.enqueue_all()
+            await self.resync()
 
     async def _wait_served(self) -> None:
         """Waits for the API server and for our CRDs: kopf would not notice kinds that come later."""
