@@ -43,8 +43,6 @@ class Changes:
     writes: tuple[Write, ...] = ()
     annotations: tuple[Annotation, ...] = ()
     deletions: tuple[Deletion, ...] = ()
-    #: There is more to do than one reconcile may.
-    is_part: bool = False
     #: Seconds until a refused or repeatedly repaired child may be written again.
     look_again_in: float | None = None
 
@@ -114,7 +112,6 @@ class Judge:
             writes=tuple(writes[:most]),
             annotations=tuple(one for one in plan.annotate if self._lacks(one)),
             deletions=tuple(deletions[:most]),
-            is_part=len(writes) > most or len(deletions) > most,
             look_again_in=min(waits, default=None),
         )
 
