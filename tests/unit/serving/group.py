@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.ranktable import Member, RankTable
-from tidewheel_workers.serving.engine import EngineIdentity, Prefilled, Sampling
+from tidewheel_workers.serving.engine import Computed, EngineIdentity, Prefilled, Prompt, Sampling
+from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.kv_client import KVClient
 from tidewheel_workers.serving.kv_server import KVServer
 from tidewheel_workers.serving.membership import Membership
@@ -51,7 +52,12 @@ def membership(role: str, *, identity: EngineIdentity = StandInEngine.identity, 
 def computed(text: str = "hello") -> Prefilled:
     """A prompt as the stand-in computes it."""
     engine = StandInEngine()
-    return engine.prefill("r", engine.encode_text(text), Sampling())
+    prompt = Prompt(request_id="r", token_ids=engine.encode_text(text), sampling=Sampling())
+    sink = KVBuffer.for_tokens(engine.identity.kv, prompt.kv_tokens)
+    engine.submit(prompt, sink)
+    (happened,) = engine.step()
+    assert isinstance(happened, Computed)
+    return sink.filled(happened)
 
 
 @dataclass(kw_only=True)

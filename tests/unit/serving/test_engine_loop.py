@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from contextlib import aclosing
 
 import pytest
 
 from tidewheel_workers.llm.errors import PromptTooLong
-from tidewheel_workers.serving.engine import Sampling
+from tidewheel_workers.serving.engine import Prefilled, Prompt, Sampling
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop
+from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.stand_in import StandInEngine
 
 
@@ -28,9 +30,9 @@ class Slow(StandInEngine):
         super().__init__()
         self.go_on = threading.Event()
 
-    def prefill(self, request_id, token_ids, sampling):
+    def submit(self, prompt, sink):
         self.go_on.wait(5)
-        return super().prefill(request_id, token_ids, sampling)
+        super().submit(prompt, sink)
 
 
 @pytest.fixture
@@ -50,11 +52,18 @@ async def start():
 
 
 async def answer(loop: EngineLoop, name: str, text: str, **sampling) -> str:
-    tokens = loop.engine.encode_text(text)
-    params = Sampling(**sampling)
-    computed = await loop.call(lambda engine: engine.prefill(name, tokens, params))
-    async with aclosing(loop.generate(name, tokens, computed, params)) as events:
+    asked = prompt(name, text, **sampling)
+    async with aclosing(loop.generate(asked, await computed(loop, asked))) as events:
         return "".join([event.text async for event in events])
+
+
+def prompt(name: str, text: str, **sampling) -> Prompt:
+    return Prompt(request_id=name, token_ids=list(text.encode()), sampling=Sampling(**sampling))
+
+
+async def computed(loop: EngineLoop, asked: Prompt) -> Prefilled:
+    sink = KVBuffer.for_tokens(loop.engine.identity.kv, asked.kv_tokens)
+    return sink.filled(await loop.compute(asked, sink))
 
 
 async def test_requests_are_answered_side_by_side_each_with_its_own_tokens(start):
@@ -72,18 +81,41 @@ async def test_what_the_engine_refuses_reaches_the_caller_and_nobody_else(start)
 
 async def test_leaving_early_aborts_the_request(start):
     loop = start(StandInEngine(tokens=100_000, max_context=200_000, step_seconds=0.001))
-    tokens = loop.engine.encode_text("hi")
-    computed = await loop.call(lambda engine: engine.prefill("a", tokens, Sampling()))
-    async with aclosing(loop.generate("a", tokens, computed, Sampling())) as events:
+    asked = prompt("a", "hi")
+    async with aclosing(loop.generate(asked, await computed(loop, asked))) as events:
         await anext(events)
         await anext(events)
     assert (await loop.call(lambda engine: engine.load())).running == 0
 
 
+async def test_a_prompt_may_be_computed_and_answered_by_the_same_engine(start):
+    loop = start(StandInEngine())
+    async with aclosing(loop.generate(prompt("a", "hello"), None)) as events:
+        assert "".join([event.text async for event in events]) == "hello"
+
+
+async def test_every_choice_ends_before_the_answer_does(start):
+    loop = start(StandInEngine())
+    asked = dataclasses.replace(prompt("a", "hello"), choices=3)
+    texts = dict.fromkeys(range(3), "")
+    async with aclosing(loop.generate(asked, await computed(loop, asked))) as events:
+        async for event in events:
+            texts[event.choice] += event.text
+    assert texts == dict.fromkeys(range(3), "hello")
+
+
+async def test_an_answer_goes_on_behind_what_was_written_elsewhere(start):
+    loop = start(StandInEngine())
+    asked = dataclasses.replace(prompt("a", "hello"), resumed=tuple(b"hel"))
+    async with aclosing(loop.generate(asked, await computed(loop, asked))) as events:
+        got = [event async for event in events]
+    assert ("".join(event.text for event in got), got[-1].output_tokens) == ("lo", 5)
+
+
 async def test_a_call_that_was_cancelled_before_its_turn_never_runs(start):
     slow = Slow()
     loop = start(slow)
-    first = asyncio.create_task(loop.call(lambda engine: engine.prefill("a", [1], Sampling())))
+    first = asyncio.create_task(loop.call(lambda engine: engine.submit(prompt("a", "hi"), None)))
     ran = []
     second = asyncio.create_task(loop.call(lambda _: ran.append("second")))
     await asyncio.sleep(0)

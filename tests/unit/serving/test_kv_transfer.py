@@ -12,7 +12,7 @@ from tests.unit.serving.group import PREFILL_HOST, computed, pair
 
 from tidewheel_workers.serving.kv_connection import KVConnection, Refused
 from tidewheel_workers.serving.kv_transport import TransferFailed
-from tidewheel_workers.serving.kv_wire import KV, Fetch, Hello, Refusal, Release, encode
+from tidewheel_workers.serving.kv_wire import KV, Fetch, FirstToken, Hello, Refusal, Release, encode
 from tidewheel_workers.serving.stand_in import StandInEngine
 
 
@@ -27,7 +27,7 @@ async def test_the_kv_arrives_as_it_was_computed_and_the_slot_is_free_again():
     async with pair() as group:
         got = await group.client.fetch(group.offer("hello"))
         assert bytes(got.kv) == bytes(computed("hello").kv)
-        assert (got.first_token, got.tokens) == (ord("h"), 5)
+        assert ([first.token for first in got.first], got.tokens) == ([ord("h")], 5)
         await until(lambda: group.released == ["hello"])
         assert group.server.waiting == 0
 
@@ -167,7 +167,7 @@ async def test_kv_that_comes_in_part_is_a_failed_transfer(cut):
         header = KV(
             transfer_id=offer.remote_request_id,
             tokens=5,
-            first_token=0,
+            first=(FirstToken(token=0),),
             **dataclasses.asdict(StandInEngine.identity.kv),
         )
         writer.write(encode(header) + bytes(prompt.kv)[: int(cut * len(prompt.kv))])
@@ -185,7 +185,9 @@ async def test_kv_of_another_length_than_announced_is_refused_before_memory_is_t
     async def huge_kv(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         shape = dataclasses.asdict(StandInEngine.identity.kv)
-        header = KV(transfer_id=offer.remote_request_id, tokens=1 << 24, first_token=0, **shape)
+        header = KV(
+            transfer_id=offer.remote_request_id, tokens=1 << 24, first=(FirstToken(token=0),), **shape
+        )
         writer.write(encode(group.prefill.hello()) + encode(header))
         await reader.read()
 

@@ -20,7 +20,7 @@ from tidewheel_workers.serving.kv_wire import (
     BadMagic,
     BadPayload,
     Fetch,
-    FirstLogprob,
+    FirstToken,
     Frame,
     HeaderTooLarge,
     Hello,
@@ -52,8 +52,7 @@ SOME_KV = KV(
     kv_heads=1,
     head_dim=8,
     dtype="float32",
-    first_token=7,
-    logprob=FirstLogprob(token=7, logprob=-0.5, top=(TopLogprob(token=7, logprob=-0.5),)),
+    first=(FirstToken(token=7, logprob=-0.5, top=(TopLogprob(token=7, logprob=-0.5),)),),
     traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
 )
 ALL: tuple[Frame, ...] = (

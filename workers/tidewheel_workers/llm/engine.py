@@ -159,7 +159,7 @@ class Engine:
         slots: list[KVSlot] = []
         try:
             for request in requests:
-                self._check(request.request_id, request.token_ids)
+                self.check(request.request_id, request.token_ids)
                 slot = self.kv.allocate(len(request.token_ids))
                 if slot is None:
                     raise no_free_blocks(self.kv, len(request.token_ids))
@@ -228,7 +228,7 @@ class Engine:
             PromptTooLong: no room for one new token within the context.
             NoFreeSequence, NoFreeBlocks: no room now; a held prompt stays held.
         """
-        self._check(request_id, token_ids, is_held=blob is None)
+        self.check(request_id, token_ids, is_held=blob is None)
         self._check_tokens([first_token])
         if len(self._running) >= self.limits.max_running:
             raise NoFreeSequence(f"{len(self._running)} sequences are decoding, the limit of this engine")
@@ -359,7 +359,12 @@ class Engine:
             logprob=sampled.logprob,
         )
 
-    def _check(self, request_id: str, token_ids: Sequence[int], *, is_held: bool = False) -> None:
+    def check(self, request_id: str, token_ids: Sequence[int], *, is_held: bool = False) -> None:
+        """Refuse a prompt that could never be computed, or an id that is in use.
+
+        Raises:
+            InvalidRequest, PromptTooLong: what is wrong with it.
+        """
         if request_id in self._running or (request_id in self._held) != is_held:
             state = "not held here" if is_held else "already in use"
             raise InvalidRequest(f"the request id {request_id!r} is {state}")

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes
 from tidewheel_workers.llm.errors import RequestError
+from tidewheel_workers.serving.engine import Prompt
 from tidewheel_workers.serving.engine_loop import EngineFailed
 from tidewheel_workers.serving.errors import ApiError, invalid, unavailable
 from tidewheel_workers.serving.http_server import REQUEST_ID, REQUEST_ID_HEADER
@@ -31,8 +32,7 @@ from tidewheel_workers.serving.worker import Worker, translate
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from tidewheel_workers.serving.engine import Generated, Prefilled, Sampling, ServingEngine
-    from tidewheel_workers.serving.engine_loop import EngineLoop
+    from tidewheel_workers.serving.engine import Generated, Prefilled, ServingEngine
     from tidewheel_workers.serving.membership import Membership
     from tidewheel_workers.serving.openai_api import ChatRequest, CompletionRequest
 
@@ -79,11 +79,12 @@ class DecodeServer(Worker):
                 token_text=engine.engine.token_text,
             )
             # the client chooses the request's id, so it is not fit to be the engine's
-            engine_id = secrets.token_hex(8)
-            sampling = parsed.to_sampling()
-            computed = await self._computed(engine, engine_id, tokens, sampling, hand_over)
+            prompt = Prompt(request_id=secrets.token_hex(8), token_ids=tokens, sampling=parsed.to_sampling())
+            computed = await self._computed(hand_over)
+            if computed is None:
+                self.metrics.prompt_tokens.inc(len(tokens))
             with tracer.start_as_current_span("decode") as span:
-                events = self._timed(engine.generate(engine_id, tokens, computed, sampling), began, answer)
+                events = self._timed(engine.generate(prompt, computed), began, answer)
                 async with aclosing(events):
                     # nothing is sent before the engine took the request
                     first = await anext(events)
@@ -108,18 +109,10 @@ class DecodeServer(Worker):
     def _running(self) -> int:
         return self.engine.load.running if self.engine is not None else 0
 
-    async def _computed(
-        self,
-        engine: EngineLoop,
-        engine_id: str,
-        tokens: list[int],
-        sampling: Sampling,
-        hand_over: HandOver | None,
-    ) -> Prefilled:
+    async def _computed(self, hand_over: HandOver | None) -> Prefilled | None:
+        """The prompt as a prefill computed it; None when it is to be computed here."""
         if hand_over is None or self._kv is None:
-            computed = await engine.call(lambda loaded: loaded.prefill(engine_id, tokens, sampling))
-            self.metrics.prompt_tokens.inc(len(tokens))
-            return computed
+            return None
         return await self._kv.fetch(hand_over)
 
     async def _timed(

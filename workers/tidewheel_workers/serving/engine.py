@@ -64,33 +64,89 @@ class Logprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One request as an engine takes it."""
+
+    request_id: str
+    token_ids: Sequence[int]
+    sampling: Sampling
+    choices: int = 1  # answers wanted; they share the prompt's KV
+    resumed: tuple[
+        int, ...
+    ] = ()  # of the answer, written elsewhere before: computed with the prompt, never given again
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values are computed before the next one is written."""
+        return len(self.token_ids) + len(self.resumed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """The first new token of one choice."""
+
+    token: int
+    logprob: Logprob | None = None
+
+
+class KVSink(Protocol):
+    """Where an engine writes a prompt's keys and values."""
+
+    @property
+    def buffer(self) -> memoryview:
+        """Writable bytes of [layers, 2, Prompt.kv_tokens, kv_heads, head_dim]."""
+
+    def wrote(self, layer: int, start: int, tokens: int) -> None:
+        """The part of these tokens and this layer is final; called from the engine's thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A prompt is computed, and its keys and values stand in its sink."""
+
+    request_id: str
+    first: tuple[First, ...]  # one per choice
+    cached_tokens: int = 0  # that did not have to be computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prefilled:
     """A computed prompt: what goes to the engine that decodes."""
 
-    first_token: int
-    tokens: int  # of the prompt
+    first: tuple[First, ...]  # one per choice
+    tokens: int  # whose keys and values are there: Prompt.kv_tokens
     kv: memoryview = field(repr=False)  # contiguous, as KVShape says
-    logprob: Logprob | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """One token of one request came out, or the request ended."""
+    """One token of one choice came out, or the choice ended."""
 
     request_id: str
     token: int | None  # None when an abort ends the request
     text: str
-    output_tokens: int  # so far, this one included
+    output_tokens: int  # of this choice so far, this one and the resumed ones included
+    choice: int = 0
     finish_reason: FinishReason | None = None
     logprob: Logprob | None = None
+
+
+Happening = Generated | Computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
     """How busy an engine is."""
 
-    running: int = 0
+    running: int = 0  # requests that are being answered
+    waiting: int = 0  # prompts that are not computed yet
     kv_usage: float = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return self.running > 0 or self.waiting > 0
 
 
 class ServingEngine(Protocol):
@@ -108,19 +164,21 @@ class ServingEngine(Protocol):
     def token_text(self, token: int) -> str:
         """One token as text, for log-probabilities; from any thread."""
 
-    def prefill(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Prefilled:
-        """Compute a prompt; nothing stays in the engine. Raises RequestError."""
+    def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
+        """Take a prompt. Raises RequestError.
 
-    def admit(
-        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
-    ) -> Generated:
-        """Start decoding behind a computed prompt; gives the first token. Raises RequestError."""
+        With a sink it is only computed: `step` gives `Computed`, and nothing stays in the engine. Without one the
+        answer is written here, too.
+        """
 
-    def step(self) -> list[Generated]:
-        """One token for every running request."""
+    def admit(self, prompt: Prompt, computed: Prefilled) -> list[Generated]:
+        """Start writing behind a prompt that was computed elsewhere; gives the first tokens. Raises RequestError."""
+
+    def step(self) -> list[Happening]:
+        """One round: parts of the prompts that wait, and a token for every choice that is being written."""
 
     def abort(self, request_id: str) -> None:
-        """End a running request; nothing happens when there is none."""
+        """End a request, wherever it is; nothing happens when there is none."""
 
     def load(self) -> EngineLoad:
         """How busy the engine is now."""

@@ -7,14 +7,22 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tidewheel_workers.serving.engine import EngineLoad
+from tidewheel_workers.serving.engine import Computed, EngineLoad
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from tidewheel_workers.serving.engine import Generated, Prefilled, Sampling, ServingEngine
+    from tidewheel_workers.serving.engine import (
+        Generated,
+        Happening,
+        KVSink,
+        Prefilled,
+        Prompt,
+        ServingEngine,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +65,7 @@ class EngineLoop:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any]] | None] = queue.SimpleQueue()
-        self._streams: dict[str, asyncio.Queue[Generated | EngineFailed]] = {}
+        self._streams: dict[str, asyncio.Queue[Happening | EngineFailed]] = {}
         self._failure: EngineFailed | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -80,35 +88,64 @@ class EngineLoop:
         self._calls.put((work, future))
         return await future
 
-    async def generate(
-        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
-    ) -> AsyncGenerator[Generated]:
-        """Admit a computed prompt and give its tokens, the first one included; leaving early aborts the request.
+    async def compute(self, prompt: Prompt, sink: KVSink) -> Computed:
+        """Compute a prompt into a sink; a caller that is cancelled takes the prompt back.
+
+        Raises:
+            EngineFailed: the engine broke.
+            RequestError: the engine does not take the prompt.
+        """
+        async with self._happenings(prompt.request_id) as happenings:
+            await self.call(lambda engine: engine.submit(prompt, sink))
+            async for event in happenings:
+                if isinstance(event, Computed):
+                    return event
+        raise EngineFailed("the engine gave up a prompt without a word")
+
+    async def generate(self, prompt: Prompt, computed: Prefilled | None) -> AsyncGenerator[Generated]:
+        """Write the answer, the first tokens included; leaving early aborts the request.
+
+        Args:
+            prompt: what is asked.
+            computed: the prompt's KV, when it was computed elsewhere.
 
         Raises:
             EngineFailed: the engine broke.
             RequestError: the engine does not take the request.
         """
-        events: asyncio.Queue[Generated | EngineFailed] = asyncio.Queue()
+        open_choices = prompt.choices
+        async with self._happenings(prompt.request_id) as happenings:
+            if computed is None:
+                await self.call(lambda engine: engine.submit(prompt, None))
+            else:
+                for event in await self.call(lambda engine: engine.admit(prompt, computed)):
+                    open_choices -= event.finish_reason is not None
+                    yield event
+            while open_choices:
+                happened = await anext(happenings)
+                if not isinstance(happened, Computed):
+                    open_choices -= happened.finish_reason is not None
+                    yield happened
+
+    @asynccontextmanager
+    async def _happenings(self, request_id: str) -> AsyncIterator[AsyncIterator[Happening]]:
+        """What happens to a request; when the caller leaves, the request is taken back if it is still there."""
+        events: asyncio.Queue[Happening | EngineFailed] = asyncio.Queue()
         self._streams[request_id] = events
-        is_over = False
-        try:
-            event: Generated | EngineFailed = await self.call(
-                lambda engine: engine.admit(request_id, token_ids, computed, sampling)
-            )
+
+        async def happenings() -> AsyncIterator[Happening]:
             while True:
+                event = await events.get()
                 if isinstance(event, EngineFailed):
                     raise event
-                is_over = event.finish_reason is not None
                 yield event
-                if is_over:
-                    return
-                event = await events.get()
+
+        try:
+            yield happenings()
         finally:
             del self._streams[request_id]
-            if not is_over:
-                # calls are run in order, so this comes after an admission that was cancelled while it ran
-                self._calls.put((lambda engine: engine.abort(request_id), self._loop.create_future()))
+            # calls are run in order, so this comes after an admission that was cancelled while it ran
+            self._calls.put((lambda engine: engine.abort(request_id), self._loop.create_future()))
 
     async def stop(self) -> None:
         """End the thread after the step it is in; one that hangs is left behind."""
@@ -118,7 +155,7 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             while self._take_calls():
-                if self.load.running:
+                if self.load.has_work:
                     events = self.engine.step()
                     self.load = self.engine.load()
                     self._post(self._deliver, events)
@@ -128,7 +165,7 @@ class EngineLoop:
     def _take_calls(self) -> bool:
         """Run what was asked for; waits when there is nothing else to do. False when the loop is to end."""
         try:
-            call = self._calls.get(block=not self.load.running)
+            call = self._calls.get(block=not self.load.has_work)
             while call is not None:
                 work, future = call
                 if not future.cancelled():
@@ -153,7 +190,7 @@ class EngineLoop:
         except RuntimeError:
             log.debug("the event loop is closed; the engine's last word is dropped")
 
-    def _deliver(self, events: Sequence[Generated]) -> None:
+    def _deliver(self, events: Sequence[Happening]) -> None:
         for event in events:
             if (stream := self._streams.get(event.request_id)) is not None:
                 stream.put_nowait(event)

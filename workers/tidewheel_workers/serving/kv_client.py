@@ -12,7 +12,7 @@ from opentelemetry import propagate, trace
 from tidewheel_workers.serving.engine import Prefilled
 from tidewheel_workers.serving.kv_connection import KVConnection, Refused
 from tidewheel_workers.serving.kv_transport import TransferFailed
-from tidewheel_workers.serving.kv_wire import KV, BadPayload, Fetch, Hello, Release, WireError, from_wire
+from tidewheel_workers.serving.kv_wire import KV, BadPayload, Fetch, Hello, Release, WireError
 
 if TYPE_CHECKING:
     from tidewheel.api.ranktable import Member
@@ -150,10 +150,10 @@ class KVClient:
         if sender.is_valid:
             trace.get_current_span().add_link(sender)
         return Prefilled(
-            first_token=header.first_token,
+            first=tuple(first.to_first() for first in header.first),
             tokens=header.tokens,
             kv=buffer,
-            logprob=from_wire(header.logprob),
+            cached_tokens=header.cached_tokens,
         )
 
     def _keep(self, peer: Member, connection: KVConnection) -> None:

@@ -18,12 +18,12 @@ from tidewheel_workers.serving.kv_transport import HandOver
 from tidewheel_workers.serving.kv_wire import (
     KV,
     Fetch,
+    FirstToken,
     Hello,
     Refusal,
     Release,
     UnexpectedFrame,
     WireError,
-    to_wire,
 )
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ class KVServer:
                 kv_heads=self._shape.kv_heads,
                 head_dim=self._shape.head_dim,
                 dtype=self._shape.dtype,  # type: ignore[arg-type] # checked by the model
-                first_token=computed.first_token,
-                logprob=to_wire(computed.logprob),
+                first=tuple(FirstToken.of(first) for first in computed.first),
+                cached_tokens=computed.cached_tokens,
                 traceparent=carrier.get("traceparent"),
             )
             span.set_attributes(

@@ -11,11 +11,11 @@ from __future__ import annotations
 import struct
 import sys
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tidewheel_workers.serving.engine import KVShape, Logprob
+from tidewheel_workers.serving.engine import First, KVShape, Logprob
 
 MAGIC = b"TWKV"
 VERSION = 1
@@ -127,14 +127,29 @@ class TopLogprob(BaseModel):
     logprob: float
 
 
-class FirstLogprob(BaseModel):
-    """Log-probabilities of the first token."""
+class FirstToken(BaseModel):
+    """The first token of one choice, with its log-probabilities where they are wanted."""
 
     model_config = ConfigDict(frozen=True)
 
-    token: int
-    logprob: float
+    token: int = Field(ge=0, lt=1 << 32)
+    logprob: float | None = None
     top: tuple[TopLogprob, ...] = Field((), max_length=64)
+
+    @classmethod
+    def of(cls, first: First) -> Self:
+        """From the engine's value."""
+        if first.logprob is None:
+            return cls(token=first.token)
+        top = tuple(TopLogprob(token=token, logprob=value) for token, value in first.logprob.top)
+        return cls(token=first.token, logprob=first.logprob.logprob, top=top)
+
+    def to_first(self) -> First:
+        """The engine's value."""
+        if self.logprob is None:
+            return First(token=self.token)
+        top = tuple((one.token, one.logprob) for one in self.top)
+        return First(token=self.token, logprob=Logprob(token=self.token, logprob=self.logprob, top=top))
 
 
 class KV(Frame):
@@ -148,8 +163,8 @@ class KV(Frame):
     kv_heads: int = Field(ge=1, le=1 << 12)
     head_dim: int = Field(ge=1, le=1 << 12)
     dtype: Literal["float32", "bfloat16", "float16"]
-    first_token: int = Field(ge=0, lt=1 << 32)
-    logprob: FirstLogprob | None = None
+    first: tuple[FirstToken, ...] = Field(min_length=1, max_length=128)
+    cached_tokens: int = Field(0, ge=0, le=1 << 24)
     traceparent: str | None = Field(None, max_length=256)
 
     @property
@@ -241,19 +256,3 @@ def decode_header(prefix: Prefix, raw: bytes) -> Frame:
             f"its header makes it {frame.payload_bytes}"
         )
     return frame
-
-
-def to_wire(logprob: Logprob | None) -> FirstLogprob | None:
-    """The first token's log-probabilities for a header."""
-    if logprob is None:
-        return None
-    top = tuple(TopLogprob(token=token, logprob=value) for token, value in logprob.top)
-    return FirstLogprob(token=logprob.token, logprob=logprob.logprob, top=top)
-
-
-def from_wire(logprob: FirstLogprob | None) -> Logprob | None:
-    """The first token's log-probabilities from a header."""
-    if logprob is None:
-        return None
-    top = tuple((one.token, one.logprob) for one in logprob.top)
-    return Logprob(token=logprob.token, logprob=logprob.logprob, top=top)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,11 @@ from opentelemetry import trace
 from pydantic import ValidationError
 
 from tidewheel_workers.llm.errors import RequestError
-from tidewheel_workers.serving.engine import Generated
+from tidewheel_workers.serving.engine import Generated, Prompt
 from tidewheel_workers.serving.engine_loop import EngineFailed
 from tidewheel_workers.serving.errors import invalid
 from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
+from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.kv_server import KVServer
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, HandOver
 from tidewheel_workers.serving.openai_answers import Answer
@@ -97,14 +99,16 @@ class PrefillServer(Worker):
         slot = self.take_slot()
         try:
             tokens = await self.encode(engine, parsed)
-            sampling = parsed.to_sampling()
             with tracer.start_as_current_span(
                 "compute prompt", attributes={"gen_ai.usage.input_tokens": len(tokens)}
             ):
-                computed = await engine.call(
-                    lambda loaded: loaded.prefill(request[REQUEST_ID], tokens, sampling)
+                # the client chooses the request's id, so it is not fit to be the engine's
+                prompt = Prompt(
+                    request_id=secrets.token_hex(8), token_ids=tokens, sampling=parsed.to_sampling()
                 )
-            hand_over = self._kv.offer(computed, on_release=slot.free)
+                sink = KVBuffer.for_tokens(engine.engine.identity.kv, prompt.kv_tokens)
+                computed = await engine.compute(prompt, sink)
+            hand_over = self._kv.offer(sink.filled(computed), on_release=slot.free)
         except (RequestError, EngineFailed) as error:
             slot.free()
             self.metrics.refused(type(error).__name__)
@@ -129,11 +133,11 @@ class PrefillServer(Worker):
         answer.add(
             Generated(
                 request_id=request[REQUEST_ID],
-                token=computed.first_token,
-                text=engine.engine.token_text(computed.first_token),
+                token=computed.first[0].token,
+                text=engine.engine.token_text(computed.first[0].token),
                 output_tokens=1,
                 finish_reason="length",
-                logprob=computed.logprob,
+                logprob=computed.first[0].logprob,
             )
         )
         return web.json_response(answer.whole() | {"kv_transfer_params": hand_over.model_dump()})

@@ -21,18 +21,21 @@ from tidewheel_workers.llm.errors import (
     PromptTooLong,
 )
 from tidewheel_workers.serving.engine import (
+    Computed,
     EngineIdentity,
     EngineLoad,
     FinishReason,
+    First,
     Generated,
+    Happening,
     KVShape,
     Logprob,
-    Prefilled,
-    Sampling,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from tidewheel_workers.serving.engine import KVSink, Prefilled, Prompt, Sampling
 
 NAME = "stand-in"
 SHAPE = KVShape(layers=2, kv_heads=1, head_dim=8, dtype="float32")
@@ -40,7 +43,7 @@ VECTOR = SHAPE.head_dim * SHAPE.kv_heads  # floats of one token in one plane
 
 
 @dataclass(slots=True, kw_only=True)
-class _Running:
+class _Writing:
     text: bytes
     sampling: Sampling
     max_tokens: int
@@ -75,7 +78,8 @@ class StandInEngine:
         self._tokens = tokens
         self._step_seconds = step_seconds
         self._prefill_seconds = prefill_seconds
-        self._running: dict[str, _Running] = {}
+        self._waiting: dict[str, tuple[Prompt, KVSink | None]] = {}
+        self._running: dict[str, dict[int, _Writing]] = {}  # by request and choice
 
     @classmethod
     def from_source(cls, source: str, *, max_context: int, slots: int) -> StandInEngine:
@@ -112,57 +116,82 @@ class StandInEngine:
         """The byte as a character."""
         return chr(token)
 
-    def prefill(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Prefilled:
-        """Keys and values that are the tokens' numbers."""
-        del request_id
-        if not token_ids:
+    def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
+        """Take a prompt; it is computed at its turn."""
+        if not prompt.token_ids:
             raise InvalidRequest("the prompt has no tokens")
-        if len(token_ids) >= self.max_context:
+        if prompt.kv_tokens >= self.max_context:
             raise PromptTooLong(
-                f"the prompt has {len(token_ids)} tokens; at most {self.max_context - 1} leave room for an answer"
+                f"the prompt has {prompt.kv_tokens} tokens; at most {self.max_context - 1} leave room for an answer"
             )
-        time.sleep(self._prefill_seconds)
-        plane = b"".join(struct.pack("=f", token) * VECTOR for token in token_ids)
-        first = token_ids[0]
-        logprob = None if sampling.logprobs is None else Logprob(token=first, logprob=0.0)
-        return Prefilled(
-            first_token=first,
-            tokens=len(token_ids),
-            kv=memoryview(plane * (SHAPE.layers * 2)),
-            logprob=logprob,
-        )
+        self._waiting[prompt.request_id] = (prompt, sink)
 
-    def admit(
-        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
-    ) -> Generated:
+    def admit(self, prompt: Prompt, computed: Prefilled) -> list[Generated]:
         """Read the tokens back out of the KV."""
         if len(self._running) >= self._slots:
             raise NoFreeSequence(f"{len(self._running)} requests are running, the limit of this engine")
         values = computed.kv.cast("B").cast("f")
-        if computed.tokens != len(token_ids) or len(values) != len(token_ids) * VECTOR * SHAPE.layers * 2:
-            raise KVMismatch(f"{len(values)} values came for {len(token_ids)} tokens")
-        text = bytes(int(value) for value in values[: len(token_ids) * VECTOR].tolist()[::VECTOR])
-        room = self.max_context - len(token_ids)
-        self._running[request_id] = _Running(
-            text=text, sampling=sampling, max_tokens=min(sampling.max_tokens or room, room)
-        )
-        return self._next(request_id)
+        if computed.tokens != prompt.kv_tokens or len(values) != prompt.kv_tokens * VECTOR * SHAPE.layers * 2:
+            raise KVMismatch(f"{len(values)} values came for {prompt.kv_tokens} tokens")
+        return self._start(prompt, values)
 
-    def step(self) -> list[Generated]:
-        """One byte of every answer."""
-        time.sleep(self._step_seconds)
-        return [self._next(request_id) for request_id in list(self._running)]
+    def step(self) -> list[Happening]:
+        """The prompt that waits longest, and one byte of every answer."""
+        happened: list[Happening] = []
+        if self._waiting:
+            request_id = next(iter(self._waiting))
+            time.sleep(self._prefill_seconds)
+            happened += self._compute(*self._waiting.pop(request_id))
+        if self._running:
+            time.sleep(self._step_seconds)
+            happened += [
+                self._next(request_id, choice)
+                for request_id, choices in list(self._running.items())
+                for choice in list(choices)
+            ]
+        return happened
 
     def abort(self, request_id: str) -> None:
         """Forget the request."""
+        self._waiting.pop(request_id, None)
         self._running.pop(request_id, None)
 
     def load(self) -> EngineLoad:
-        """How many requests run."""
-        return EngineLoad(running=len(self._running), kv_usage=len(self._running) / self._slots)
+        """How many requests run and wait."""
+        running = len(self._running)
+        return EngineLoad(running=running, waiting=len(self._waiting), kv_usage=running / self._slots)
 
-    def _next(self, request_id: str) -> Generated:
-        state = self._running[request_id]
+    def _compute(self, prompt: Prompt, sink: KVSink | None) -> list[Happening]:
+        """Keys and values that are the tokens' numbers."""
+        tokens = (*prompt.token_ids, *prompt.resumed)
+        plane = b"".join(struct.pack("=f", token) * VECTOR for token in tokens)
+        if sink is None:
+            return [*self._start(prompt, memoryview(plane).cast("f"))]
+        for layer in range(SHAPE.layers):
+            at = layer * 2 * len(plane)
+            sink.buffer[at : at + 2 * len(plane)] = plane * 2
+            sink.wrote(layer, 0, len(tokens))
+        token = prompt.token_ids[len(prompt.resumed) % len(prompt.token_ids)]
+        first = First(token=token, logprob=self._logprob(token, prompt.sampling))
+        return [Computed(request_id=prompt.request_id, first=(first,) * prompt.choices)]
+
+    def _start(self, prompt: Prompt, values: memoryview[float]) -> list[Generated]:
+        prompt_values = values[: len(prompt.token_ids) * VECTOR].tolist()[::VECTOR]
+        text = bytes(int(value) for value in prompt_values)
+        room = self.max_context - len(text)
+        self._running[prompt.request_id] = {
+            choice: _Writing(
+                text=text,
+                sampling=prompt.sampling,
+                max_tokens=min(prompt.sampling.max_tokens or room, room),
+                tokens=len(prompt.resumed),
+            )
+            for choice in range(prompt.choices)
+        }
+        return [self._next(prompt.request_id, choice) for choice in range(prompt.choices)]
+
+    def _next(self, request_id: str, choice: int) -> Generated:
+        state = self._running[request_id][choice]
         token = state.text[state.tokens % len(state.text)]
         state.tokens += 1
         reason: FinishReason | None = None
@@ -171,13 +200,19 @@ class StandInEngine:
         elif state.tokens >= state.max_tokens:
             reason = "length"
         if reason is not None:
-            del self._running[request_id]
-        wants = state.sampling.logprobs is not None
+            del self._running[request_id][choice]
+            if not self._running[request_id]:
+                del self._running[request_id]
         return Generated(
             request_id=request_id,
             token=token,
             text=chr(token),
             output_tokens=state.tokens,
+            choice=choice,
             finish_reason=reason,
-            logprob=Logprob(token=token, logprob=0.0) if wants else None,
+            logprob=self._logprob(token, state.sampling),
         )
+
+    @staticmethod
+    def _logprob(token: int, sampling: Sampling) -> Logprob | None:
+        return None if sampling.logprobs is None else Logprob(token=token, logprob=0.0)

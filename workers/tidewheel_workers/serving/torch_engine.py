@@ -14,18 +14,20 @@ from tidewheel_workers.llm.kv import KVBlob, KVCache, KVLayout
 from tidewheel_workers.llm.loading import LoadedModel, load_model
 from tidewheel_workers.llm.sampling import SamplingParams, TokenLogprob
 from tidewheel_workers.serving.engine import (
+    Computed,
     EngineIdentity,
     EngineLoad,
+    First,
     Generated,
+    Happening,
     KVShape,
     Logprob,
-    Prefilled,
-    Sampling,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tidewheel_workers.serving.engine import KVSink, Prefilled, Prompt, Sampling
     from tidewheel_workers.serving.settings import WorkerSettings
 
 
@@ -36,6 +38,7 @@ class TorchEngine:
         self._tokenizer = loaded.tokenizer
         self._engine = llm.Engine(loaded.model, loaded.tokenizer, kv, limits)
         self._layout = kv.layout
+        self._waiting: dict[str, tuple[Prompt, KVSink | None]] = {}
         self.max_context = self._engine.max_context
         self.identity = EngineIdentity(
             model_digest=loaded.digest,
@@ -79,49 +82,64 @@ class TorchEngine:
         """As in `ServingEngine`."""
         return self._tokenizer.token_text(token)
 
-    def prefill(self, request_id: str, token_ids: Sequence[int], sampling: Sampling) -> Prefilled:
+    def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
         """As in `ServingEngine`."""
-        result = self._engine.prefill(request_id, token_ids, _params(sampling))
-        try:
-            kv = self._engine.export(request_id).as_bytes()
-        finally:
-            self._engine.release(request_id)
-        return Prefilled(
-            first_token=result.first_token,
-            tokens=result.kv_tokens,
-            kv=kv,
-            logprob=_logprob(result.logprob),
-        )
+        self._engine.check(prompt.request_id, prompt.token_ids)
+        self._waiting[prompt.request_id] = (prompt, sink)
 
-    def admit(
-        self, request_id: str, token_ids: Sequence[int], computed: Prefilled, sampling: Sampling
-    ) -> Generated:
+    def admit(self, prompt: Prompt, computed: Prefilled) -> list[Generated]:
         """As in `ServingEngine`."""
-        first = computed.logprob
+        first = computed.first[0]
         event = self._engine.admit(
-            request_id,
-            token_ids,
-            computed.first_token,
-            _params(sampling),
+            prompt.request_id,
+            prompt.token_ids,
+            first.token,
+            _params(prompt.sampling),
             blob=KVBlob.from_bytes(self._layout, computed.tokens, computed.kv),
             logprob=None
-            if first is None
-            else TokenLogprob(token=first.token, logprob=first.logprob, top=first.top),
+            if first.logprob is None
+            else TokenLogprob(
+                token=first.logprob.token, logprob=first.logprob.logprob, top=first.logprob.top
+            ),
         )
-        return _generated(event)
+        return [_generated(event)]
 
-    def step(self) -> list[Generated]:
+    def step(self) -> list[Happening]:
         """As in `ServingEngine`."""
-        return [_generated(event) for event in self._engine.step()]
+        happened: list[Happening] = []
+        if self._waiting:
+            request_id = next(iter(self._waiting))
+            happened.append(self._compute(*self._waiting.pop(request_id)))
+        happened += [_generated(event) for event in self._engine.step()]
+        return happened
 
     def abort(self, request_id: str) -> None:
         """As in `ServingEngine`."""
+        self._waiting.pop(request_id, None)
         self._engine.abort(request_id)
 
     def load(self) -> EngineLoad:
         """As in `ServingEngine`."""
         stats = self._engine.stats()
-        return EngineLoad(running=stats.running, kv_usage=stats.kv_usage)
+        return EngineLoad(running=stats.running, waiting=len(self._waiting), kv_usage=stats.kv_usage)
+
+    def _compute(self, prompt: Prompt, sink: KVSink | None) -> Happening:
+        params = _params(prompt.sampling)
+        result = self._engine.prefill(prompt.request_id, prompt.token_ids, params)
+        if sink is None:
+            return _generated(
+                self._engine.admit(
+                    prompt.request_id, prompt.token_ids, result.first_token, params, logprob=result.logprob
+                )
+            )
+        try:
+            sink.buffer[:] = self._engine.export(prompt.request_id).as_bytes()
+        finally:
+            self._engine.release(prompt.request_id)
+        for layer in range(self._layout.layers):
+            sink.wrote(layer, 0, result.kv_tokens)
+        first = First(token=result.first_token, logprob=_logprob(result.logprob))
+        return Computed(request_id=prompt.request_id, first=(first,))
 
 
 def _rows(settings: WorkerSettings) -> tuple[Device, ...]:
