@@ -9,6 +9,7 @@ from tidewheel.api.manifest import Manifest
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Controller
 from tidewheel.kube.client import Api
+from tidewheel.kube.errors import Conflict
 
 
 def new_status(seen: Manifest, status: Manifest | None) -> Manifest | None:
@@ -41,14 +42,29 @@ def new_status(seen: Manifest, status: Manifest | None) -> Manifest | None:
 async def write_status(
     api: Api, cache: Cache, controller: Controller, seen: Manifest, status: Manifest
 ) -> None:
-    """Applies `status` if the object is still the version that was planned on.
+    """Applies `status` if the status is still the one that was planned on.
+
+    Someone may have changed the spec or a label meanwhile. What the plan did is done and has to be told all the same:
+    then `observedGeneration` says which spec it was about.
 
     Raises:
-        Conflict: it changed since; plan again on what it is now.
+        Conflict: another status was written since, or it is another object of that name; plan again on what it is now.
         ApiError: the server refused or failed the write.
     """
+    try:
+        answer = await _apply(api, controller, seen, status)
+    except Conflict:
+        metadata = seen["metadata"]
+        live = await api.get(controller.kind, metadata["name"], metadata["namespace"])
+        if live["metadata"]["uid"] != metadata["uid"] or live.get("status") != seen.get("status"):
+            raise
+        answer = await _apply(api, controller, live, status)
+    cache.put(controller.kind, answer)
+
+
+async def _apply(api: Api, controller: Controller, seen: Manifest, status: Manifest) -> Manifest:
     metadata = seen["metadata"]
-    answer = await api.apply(
+    return await api.apply(
         controller.kind,
         {
             "apiVersion": controller.kind.api_version,
@@ -63,7 +79,6 @@ async def write_status(
         manager=controller.status_manager,
         subresource="status",
     )
-    cache.put(controller.kind, answer)
 
 
 def _same(one: Any, other: Any) -> bool:

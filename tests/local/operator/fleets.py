@@ -94,6 +94,10 @@ class FleetController:
         }
         grown = len(pods) != (seen.get("status") or {}).get("pods", 0)
         note = EventNote(type="Normal", reason="Counted", action="Count", message=f"{len(pods)} pods")
+        missing = wanted - {pod["metadata"]["name"] for pod in pods}
+        deed = EventNote(
+            type="Normal", reason="Grown", action="Create", message=f"{', '.join(sorted(missing))} created"
+        )
         return Plan(
             apply=(
                 self._child(seen, "ConfigMap", f"{key.name}-map", {"data": {"colour": spec["colour"]}}),
@@ -112,7 +116,7 @@ class FleetController:
                 if pod["metadata"]["name"] not in wanted
             ),
             status=status,
-            events=(note,) if grown else (),
+            events=((note,) if grown else ()) + ((deed,) if missing else ()),
         )
 
     def _pod(self, seen: Manifest, name: str) -> Manifest:

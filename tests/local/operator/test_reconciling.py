@@ -71,6 +71,27 @@ async def test_a_changed_spec_changes_the_children_and_only_those_that_differ(wo
         ]
 
 
+async def test_what_was_done_is_told_though_someone_changes_the_object_meanwhile(world: World):
+    relabelled = []
+
+    async def relabel_first(request):
+        if request.path.endswith("/fleets/f/status") and not relabelled:
+            relabelled.append(
+                await world.api.patch(FLEETS, "f", {"metadata": {"labels": {"a": "b"}}}, "default")
+            )
+
+    world.disturb = relabel_first
+    async with operating(world):
+        await world.api.create(FLEETS, fleet("f"))
+        await world.until_ready("f", size=2)
+
+        async def told():
+            notes = [event["note"] for event in (await world.api.list(EVENTS, "default")).items]
+            return relabelled and "f-0, f-1 created" in notes
+
+        await world.until(told)
+
+
 @pytest.mark.parametrize(
     "change",
     [
