@@ -98,6 +98,23 @@ def test_a_prompt_may_be_computed_in_parts(tiny: Llama, wanted: torch.Tensor) ->
     close(run(tiny, kv, PROMPT[4:], Segment(slot=slot, start=4, tokens=len(PROMPT) - 4))[0], wanted[-1])
 
 
+def test_each_layer_is_told_when_its_keys_and_values_are_there(tiny: Llama) -> None:
+    whole, parts = new_kv(tiny), new_kv(tiny)
+    segment = Segment(slot=whole.allocate(20), start=0, tokens=len(PROMPT))
+    run(tiny, whole, PROMPT, segment)
+    told = []
+
+    def look(layer: int) -> None:
+        told.append((layer, parts.pool[layer].clone()))
+
+    with torch.inference_mode():
+        tiny.forward(
+            torch.tensor(PROMPT), [dataclasses.replace(segment, slot=parts.allocate(20))], parts, look
+        )
+    assert [layer for layer, _ in told] == list(range(tiny.config.layers))
+    assert all(torch.equal(pool, whole.pool[layer]) for layer, pool in told)
+
+
 def test_prompts_and_decode_tokens_share_one_pass(tiny: Llama, wanted: torch.Tensor) -> None:
     kv = new_kv(tiny)
     decoding, prompt, short = kv.allocate(20), kv.allocate(20), kv.allocate(20)

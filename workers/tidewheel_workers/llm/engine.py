@@ -20,7 +20,7 @@ from tidewheel_workers.llm.sampling import Sampled, SamplingParams, TokenLogprob
 from tidewheel_workers.llm.text import OutputText
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tidewheel_workers.llm.config import ModelConfig
     from tidewheel_workers.llm.kv import KVBlob, KVCache, KVSlot
@@ -35,7 +35,13 @@ class Model(Protocol):
     config: ModelConfig
     dtype: torch.dtype
 
-    def forward(self, tokens: torch.Tensor, batch: Sequence[Segment], kv: KVCache) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        batch: Sequence[Segment],
+        kv: KVCache,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
         """Logits after the last token of each segment; see `model.Llama.forward`."""
 
 

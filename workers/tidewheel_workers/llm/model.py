@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from tidewheel_workers.llm.attention import RaggedAttention, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tidewheel_workers.llm.config import ModelConfig
     from tidewheel_workers.llm.kv import KVCache
@@ -53,13 +53,21 @@ class Llama:
         self._frequencies = _frequencies(config, weights.rope_divisors).to(self.device)
         self._split = [config.heads * config.head_dim] + [config.kv_heads * config.head_dim] * 2
 
-    def forward(self, tokens: torch.Tensor, batch: Sequence[Segment], kv: KVCache) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        batch: Sequence[Segment],
+        kv: KVCache,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
         """Compute the segments, write their keys and values to the pool.
 
         Args:
             tokens: ids of all segments, one after the other: int64 [sum of segment.tokens].
             batch: to whom they belong and at which positions.
             kv: holds what came before and takes what is new.
+            on_layer: called with a layer's index once its keys and values of this pass are in the pool, in the
+                thread that called; the pool's rows of that layer do not change any more in this pass.
 
         Returns:
             Logits after the last token of each segment: [segments, vocabulary].
@@ -77,6 +85,8 @@ class Llama:
                 _rotate(k.view(-1, c.kv_heads, c.head_dim), cos, sin),
                 v.view(-1, c.kv_heads, c.head_dim),
             )
+            if on_layer is not None:
+                on_layer(index)
             x = x + F.linear(mixed.flatten(1), layer.attention_out)
             normed = F.rms_norm(x, (c.hidden,), layer.feed_forward_norm, c.norm_eps)
             gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
