@@ -112,8 +112,26 @@ def test_penalties_turn_to_other_tokens() -> None:
     assert one(SamplingParams(**greedy, repetition_penalty=2.0), prompt=(1,)).token == 3
 
 
+def test_a_bias_turns_to_another_token() -> None:
+    assert one(SamplingParams(temperature=0.0, logit_bias=((2, 3.0), (1, -1.0)))).token == 2
+    assert one(SamplingParams(temperature=0.0, logit_bias=((1, -1.0),))).token == 3
+
+
+def test_the_end_token_waits_for_the_least_number_of_tokens() -> None:
+    params = SamplingParams(temperature=0.0, min_tokens=2)
+    found = [
+        sample(LOGITS[None], [params], seeds=[1], prompts=[()], outputs=[(0,) * written], eos_ids=[1])[
+            0
+        ].token
+        for written in range(4)
+    ]
+    assert found == [3, 3, 1, 1]
+
+
 def test_logprobs_are_the_models_own() -> None:
-    found = one(SamplingParams(temperature=0.1, top_k=1, presence_penalty=2.0, logprobs=2)).logprob
+    found = one(
+        SamplingParams(temperature=0.1, top_k=1, presence_penalty=2.0, logit_bias=((1, 9.0),), logprobs=2)
+    ).logprob
     assert found is not None
     assert found.token == 1
     assert found.logprob == pytest.approx(math.log(0.4), abs=1e-5)
@@ -134,6 +152,11 @@ def test_logprobs_are_the_models_own() -> None:
         {"presence_penalty": 3.0},
         {"frequency_penalty": -3.0},
         {"repetition_penalty": 0.0},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((1, 101.0),)},
+        {"logit_bias": ((1, math.nan),)},
+        {"logit_bias": ((1, 1.0),) * 1025},
+        {"min_tokens": -1},
         {"logprobs": 21},
     ],
     ids=lambda wrong: next(iter(wrong)),

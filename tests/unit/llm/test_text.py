@@ -64,6 +64,20 @@ def test_stop_strings(stop: tuple[str, ...], want: list[str]) -> None:
     assert streamed(OutputText(Bytes(), stop), b"abENDc") == want
 
 
+@pytest.mark.parametrize(
+    ("least", "want"),
+    [
+        pytest.param(4, "ab", id="one that is complete in time ends the answer"),
+        pytest.param(5, "abEN", id="one that is complete too early is text"),
+        pytest.param(7, "abENDcEx", id="and so is every one"),
+    ],
+)
+def test_stop_strings_wait_for_the_least_number_of_tokens(least: int, want: str) -> None:
+    text = OutputText(Bytes(), ("END", "DcE"))
+    got = [text.push(token, may_stop=at >= least) for at, token in enumerate(b"abENDcEx")]
+    assert "".join([*got, text.finish()]) == want
+
+
 @given(
     text=st.text(alphabet="ab", max_size=30),
     stop=st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3),

@@ -9,8 +9,8 @@ from contextlib import aclosing
 
 import pytest
 
-from tidewheel_workers.llm.errors import PromptTooLong
-from tidewheel_workers.serving.engine import Prefilled, Prompt, Sampling
+from tidewheel_workers.llm.errors import PromptTooLong, RequestFailed
+from tidewheel_workers.serving.engine import Failed, Prefilled, Prompt, Sampling
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop
 from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.stand_in import StandInEngine
@@ -21,6 +21,18 @@ class Broken(StandInEngine):
 
     def step(self):
         raise RuntimeError("device lost")
+
+
+class Picky(StandInEngine):
+    """Takes every prompt, and cannot go on with those that hold an x."""
+
+    def step(self):
+        bad = [name for name, (asked, _) in self._waiting.items() if ord("x") in asked.token_ids]
+        for name in bad:
+            self.abort(name)
+        return [
+            Failed(request_id=name, error=RequestFailed("an x is in it")) for name in bad
+        ] + super().step()
 
 
 class Slow(StandInEngine):
@@ -77,6 +89,26 @@ async def test_what_the_engine_refuses_reaches_the_caller_and_nobody_else(start)
     with pytest.raises(PromptTooLong, match="11 tokens"):
         await answer(loop, "a", "x" * 11)
     assert await answer(loop, "b", "fine") == "fine"
+
+
+async def test_a_request_that_fails_later_fails_alone(start):
+    loop = start(Picky())
+    with pytest.raises(RequestFailed, match="an x"):
+        await answer(loop, "a", "xyz")
+    with pytest.raises(RequestFailed, match="an x"):
+        async with aclosing(loop.generate(prompt("b", "xyz"), None)) as events:
+            await anext(events)
+    assert await answer(loop, "c", "abc") == "abc"
+
+
+async def test_prompts_that_were_seen_before_count_as_cached(start):
+    loop = start(StandInEngine())
+    asked = prompt("a", "x" * 40)
+    assert loop.engine.cached_tokens(asked.token_ids) == 0
+    assert [(await computed(loop, asked)).cached_tokens for _ in range(2)] == [0, 32]
+    assert loop.engine.cached_tokens(asked.token_ids[:32]) == 16
+    load = await loop.call(lambda engine: engine.load())
+    assert (load.prefix_queries, load.prefix_hits) == (80, 32)
 
 
 async def test_leaving_early_aborts_the_request(start):

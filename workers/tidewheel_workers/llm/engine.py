@@ -272,6 +272,7 @@ class Engine:
                 seeds=[sequence.seed for sequence in batch],
                 prompts=[sequence.prompt for sequence in batch],
                 outputs=[sequence.output for sequence in batch],
+                eos_ids=self.model.config.eos_ids,
             )
         self._output_tokens += len(batch)
         return [self._accept(sequence, one) for sequence, one in zip(batch, sampled, strict=True)]
@@ -321,6 +322,7 @@ class Engine:
                 ],
                 prompts=[request.token_ids for request in requests],
                 outputs=[()] * len(requests),
+                eos_ids=self.model.config.eos_ids,
             )
         self._prompt_tokens += sum(len(request.token_ids) for request in requests)
         self._output_tokens += len(requests)
@@ -344,7 +346,8 @@ class Engine:
     def _accept(self, sequence: _Running, sampled: Sampled) -> TokenEvent:
         sequence.output.append(sampled.token)
         is_eos = sampled.token in self.model.config.eos_ids and not sequence.params.ignore_eos
-        text = "" if is_eos else sequence.text.push(sampled.token)
+        may_stop = len(sequence.output) >= sequence.params.min_tokens
+        text = "" if is_eos else sequence.text.push(sampled.token, may_stop=may_stop)
         reason: FinishReason | None = None
         if is_eos or sequence.text.stopped:
             reason = "stop"

@@ -67,6 +67,12 @@ class KVMismatch(InvalidRequest):
     reason = "KVMismatch"
 
 
+class RequestFailed(RequestError):
+    """The engine took the request and could not go on with it; the same request may work elsewhere."""
+
+    reason = "RequestFailed"
+
+
 class NoCapacity(RequestError):
     """The request fits this engine, but not now; try again later or elsewhere."""
 

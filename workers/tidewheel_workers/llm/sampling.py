@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MOST_TOP_LOGPROBS = 20
+MOST_BIASES = 1024
 # below it division by the temperature overflows; other engines draw the line here, too
 LEAST_TEMPERATURE = 1e-5
 HEAD = 512  # tokens looked at before all are
@@ -34,6 +35,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0  # over prompt and output
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token and what is added to its logit
+    min_tokens: int = 0  # before these neither the end token nor a stop string ends the answer
     logprobs: int | None = None  # None: no log-probabilities; n: of the token and of the n likeliest
     ignore_eos: bool = False
 
@@ -59,6 +62,14 @@ class SamplingParams:
                 "above 0, at most 10",
             ),
             (
+                "logit_bias",
+                self.logit_bias,
+                len(self.logit_bias) <= MOST_BIASES
+                and all(token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
+                f"at most {MOST_BIASES} token ids with a bias between -100 and 100 each",
+            ),
+            ("min_tokens", self.min_tokens, self.min_tokens >= 0, "0 or positive"),
+            (
                 "logprobs",
                 self.logprobs,
                 self.logprobs is None or 0 <= self.logprobs <= MOST_TOP_LOGPROBS,
@@ -75,9 +86,15 @@ class SamplingParams:
         return self.temperature < LEAST_TEMPERATURE
 
     @property
-    def has_penalties(self) -> bool:
-        """Whether the history changes the logits."""
-        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+    def changes_logits(self) -> bool:
+        """Whether tokens are chosen by anything but the model's logits."""
+        return bool(
+            self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1.0
+            or self.logit_bias
+            or self.min_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +131,7 @@ def sample(
     seeds: Sequence[int],
     prompts: Sequence[Sequence[int]],
     outputs: Sequence[Sequence[int]],
+    eos_ids: Sequence[int] = (),
 ) -> list[Sampled]:
     """Choose the next token of each sequence.
 
@@ -123,11 +141,12 @@ def sample(
         seeds: of each sequence; the draw is `uniform(seed, len(output))`.
         prompts: prompt tokens, for the repetition penalty.
         outputs: tokens generated so far, for penalties and the draw.
+        eos_ids: tokens that cannot come before `min_tokens` others have.
     """
-    if all(p.is_greedy and not p.has_penalties and p.logprobs is None for p in params):
+    if all(p.is_greedy and not p.changes_logits and p.logprobs is None for p in params):
         return [Sampled(token=int(token)) for token in logits.argmax(dim=-1).tolist()]
     return [
-        _sample_one(row, p, seed, prompt, output)
+        _sample_one(row, p, seed, prompt, output, eos_ids)
         for row, p, seed, prompt, output in zip(
             logits.float().cpu(), params, seeds, prompts, outputs, strict=True
         )
@@ -135,17 +154,26 @@ def sample(
 
 
 def _sample_one(
-    logits: torch.Tensor, params: SamplingParams, seed: int, prompt: Sequence[int], output: Sequence[int]
+    logits: torch.Tensor,
+    params: SamplingParams,
+    seed: int,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    eos_ids: Sequence[int],
 ) -> Sampled:
-    wanted = _penalised(logits, params, prompt, output) if params.has_penalties else logits
+    wanted = _changed(logits, params, prompt, output, eos_ids) if params.changes_logits else logits
     token = int(wanted.argmax()) if params.is_greedy else _draw(wanted, params, uniform(seed, len(output)))
     return Sampled(
         token=token, logprob=None if params.logprobs is None else _logprob(logits, token, params.logprobs)
     )
 
 
-def _penalised(
-    logits: torch.Tensor, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
+def _changed(
+    logits: torch.Tensor,
+    params: SamplingParams,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    eos_ids: Sequence[int],
 ) -> torch.Tensor:
     changed = logits.clone()
     if params.repetition_penalty != 1.0:
@@ -155,6 +183,10 @@ def _penalised(
     if output and (params.presence_penalty or params.frequency_penalty):
         seen, counts = torch.unique(torch.tensor(list(output)), return_counts=True)
         changed[seen] -= params.presence_penalty + params.frequency_penalty * counts
+    for token, bias in params.logit_bias:
+        changed[token] += bias
+    if len(output) < params.min_tokens and not params.ignore_eos:
+        changed[list(eos_ids)] = -math.inf
     return changed
 
 

@@ -63,20 +63,23 @@ class OutputText:
         self._held = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that may go out after this token; `stopped` tells whether a stop string came."""
-        return self._release(self._decoder.push(token), is_end=False)
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """The text that may go out after this token; `stopped` tells whether a stop string came.
+
+        A stop string that is complete with a token that may not stop is ordinary text.
+        """
+        return self._release(self._decoder.push(token), is_end=False, may_stop=may_stop)
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
-        return self._release(self._decoder.finish(), is_end=True)
+        return self._release(self._decoder.finish(), is_end=True, may_stop=True)
 
-    def _release(self, new: str, *, is_end: bool) -> str:
+    def _release(self, new: str, *, is_end: bool, may_stop: bool) -> str:
         if self.stopped:
             return ""
         text = self._held + new
         found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        if found:
+        if found and may_stop:
             self.stopped, self._held = True, ""
             return text[: min(found)]
         keep = 0 if is_end else max((_overlap(text, stop) for stop in self._stop), default=0)

@@ -184,8 +184,9 @@ async def _stream(
     try:
         async for event in events:
             await response.write(answer.chunk(event))
-    except EngineFailed as error:
-        await response.write(sse(ApiError(500, "engine_failed", str(error)).to_body()))
+    except (RequestError, EngineFailed) as error:
+        code = "engine_failed" if isinstance(error, EngineFailed) else "request_failed"
+        await response.write(sse(ApiError(500, code, str(error)).to_body()))
         return response
     if parsed.include_usage:
         await response.write(answer.usage_chunk())

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tidewheel_workers.llm.errors import RequestError
+
 FinishReason = Literal["stop", "length", "abort"]
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -50,6 +52,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # token and what is added to its logit
+    min_tokens: int = 0  # before these neither the end token nor a stop string ends the answer
     logprobs: int | None = None
     ignore_eos: bool = False
 
@@ -132,16 +136,27 @@ class Generated:
     logprob: Logprob | None = None
 
 
-Happening = Generated | Computed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A request ended because the engine could not go on with it; the others are unaffected."""
+
+    request_id: str
+    error: RequestError
+
+
+Happening = Generated | Computed | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoad:
-    """How busy an engine is."""
+    """How busy an engine is, and what it has done since it started."""
 
-    running: int = 0  # requests that are being answered
-    waiting: int = 0  # prompts that are not computed yet
-    kv_usage: float = 0.0
+    running: int = 0  # requests that are being computed or answered
+    waiting: int = 0  # requests whose turn has not come
+    kv_usage: float = 0.0  # part of the KV cache that requests hold, 0 to 1
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  # those of them that were there
+    preemptions: int = 0  # times that a request gave its KV back, to be computed again later
 
     @property
     def has_work(self) -> bool:
@@ -163,6 +178,9 @@ class ServingEngine(Protocol):
 
     def token_text(self, token: int) -> str:
         """One token as text, for log-probabilities; from any thread."""
+
+    def cached_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of a prompt's first tokens need not be computed here; from any thread, and true for a moment."""
 
     def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
         """Take a prompt. Raises RequestError.

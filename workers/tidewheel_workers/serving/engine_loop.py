@@ -10,13 +10,12 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tidewheel_workers.serving.engine import Computed, EngineLoad
+from tidewheel_workers.serving.engine import Computed, EngineLoad, Failed, Generated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from tidewheel_workers.serving.engine import (
-        Generated,
         Happening,
         KVSink,
         Prefilled,
@@ -93,7 +92,7 @@ class EngineLoop:
 
         Raises:
             EngineFailed: the engine broke.
-            RequestError: the engine does not take the prompt.
+            RequestError: the engine does not take the prompt, or cannot go on with it.
         """
         async with self._happenings(prompt.request_id) as happenings:
             await self.call(lambda engine: engine.submit(prompt, sink))
@@ -111,7 +110,7 @@ class EngineLoop:
 
         Raises:
             EngineFailed: the engine broke.
-            RequestError: the engine does not take the request.
+            RequestError: the engine does not take the request, or cannot go on with it.
         """
         open_choices = prompt.choices
         async with self._happenings(prompt.request_id) as happenings:
@@ -123,7 +122,7 @@ class EngineLoop:
                     yield event
             while open_choices:
                 happened = await anext(happenings)
-                if not isinstance(happened, Computed):
+                if isinstance(happened, Generated):
                     open_choices -= happened.finish_reason is not None
                     yield happened
 
@@ -138,6 +137,8 @@ class EngineLoop:
                 event = await events.get()
                 if isinstance(event, EngineFailed):
                     raise event
+                if isinstance(event, Failed):
+                    raise event.error
                 yield event
 
         try:

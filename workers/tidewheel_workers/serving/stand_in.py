@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 NAME = "stand-in"
 SHAPE = KVShape(layers=2, kv_heads=1, head_dim=8, dtype="float32")
+BLOCK = 16  # tokens
+PROMPTS_REMEMBERED = 64
 VECTOR = SHAPE.head_dim * SHAPE.kv_heads  # floats of one token in one plane
 
 
@@ -56,7 +59,7 @@ def is_stand_in(source: str) -> bool:
 
 
 class StandInEngine:
-    """A `ServingEngine` that computes nothing."""
+    """A `ServingEngine` that computes nothing; it remembers its last prompts as if their KV were cached in blocks."""
 
     identity = EngineIdentity(
         model_digest=hashlib.sha256(b"stand-in").hexdigest()[:32],
@@ -80,6 +83,9 @@ class StandInEngine:
         self._prefill_seconds = prefill_seconds
         self._waiting: dict[str, tuple[Prompt, KVSink | None]] = {}
         self._running: dict[str, dict[int, _Writing]] = {}  # by request and choice
+        self._remembered: deque[tuple[int, ...]] = deque(maxlen=PROMPTS_REMEMBERED)
+        self._prefix_queries = 0
+        self._prefix_hits = 0
 
     @classmethod
     def from_source(cls, source: str, *, max_context: int, slots: int) -> StandInEngine:
@@ -115,6 +121,11 @@ class StandInEngine:
     def token_text(self, token: int) -> str:
         """The byte as a character."""
         return chr(token)
+
+    def cached_tokens(self, token_ids: Sequence[int]) -> int:
+        """The whole blocks that the prompt has in common with one that is remembered."""
+        shared = max((_shared(token_ids, known) for known in tuple(self._remembered)), default=0)
+        return min(shared, len(token_ids) - 1) // BLOCK * BLOCK
 
     def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
         """Take a prompt; it is computed at its turn."""
@@ -159,11 +170,20 @@ class StandInEngine:
     def load(self) -> EngineLoad:
         """How many requests run and wait."""
         running = len(self._running)
-        return EngineLoad(running=running, waiting=len(self._waiting), kv_usage=running / self._slots)
+        return EngineLoad(
+            running=running,
+            waiting=len(self._waiting),
+            kv_usage=running / self._slots,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+        )
 
     def _compute(self, prompt: Prompt, sink: KVSink | None) -> list[Happening]:
         """Keys and values that are the tokens' numbers."""
         tokens = (*prompt.token_ids, *prompt.resumed)
+        cached = self.cached_tokens(tokens)
+        self._prefix_queries += len(tokens)
+        self._prefix_hits += cached
         plane = b"".join(struct.pack("=f", token) * VECTOR for token in tokens)
         if sink is None:
             return [*self._start(prompt, memoryview(plane).cast("f"))]
@@ -173,11 +193,13 @@ class StandInEngine:
             sink.wrote(layer, 0, len(tokens))
         token = prompt.token_ids[len(prompt.resumed) % len(prompt.token_ids)]
         first = First(token=token, logprob=self._logprob(token, prompt.sampling))
-        return [Computed(request_id=prompt.request_id, first=(first,) * prompt.choices)]
+        self._remembered.append(tokens)
+        return [Computed(request_id=prompt.request_id, first=(first,) * prompt.choices, cached_tokens=cached)]
 
     def _start(self, prompt: Prompt, values: memoryview[float]) -> list[Generated]:
         prompt_values = values[: len(prompt.token_ids) * VECTOR].tolist()[::VECTOR]
         text = bytes(int(value) for value in prompt_values)
+        self._remembered.append((*text, *prompt.resumed))
         room = self.max_context - len(text)
         self._running[prompt.request_id] = {
             choice: _Writing(
@@ -216,3 +238,9 @@ class StandInEngine:
     @staticmethod
     def _logprob(token: int, sampling: Sampling) -> Logprob | None:
         return None if sampling.logprobs is None else Logprob(token=token, logprob=0.0)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

@@ -82,6 +82,10 @@ class TorchEngine:
         """As in `ServingEngine`."""
         return self._tokenizer.token_text(token)
 
+    def cached_tokens(self, token_ids: Sequence[int]) -> int:  # noqa: ARG002 - nothing is kept between requests
+        """As in `ServingEngine`."""
+        return 0
+
     def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
         """As in `ServingEngine`."""
         self._engine.check(prompt.request_id, prompt.token_ids)

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
 from tidewheel.telemetry import context_from_environment
-from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong
+from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong, RequestFailed
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop, in_daemon_thread
 from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
 from tidewheel_workers.serving.http_server import read_body
@@ -195,6 +195,8 @@ def translate(error: Exception, *, max_context: int) -> ApiError:
             return invalid("invalid_value", str(error))
         case NoCapacity():
             return busy(str(error))
+        case RequestFailed():
+            return unavailable("request_failed", str(error))
         case EngineFailed():
             return unavailable("engine_failed", str(error))
         case _:
