@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 
 from hypothesis import strategies as st
 
 from tidewheel.planning.allocation.curves import RecoveryCurve
+from tidewheel.simulation.recovering import mixed_curves
 
 
 def of(*rewards: float) -> RecoveryCurve:
@@ -15,23 +15,9 @@ def of(*rewards: float) -> RecoveryCurve:
     return RecoveryCurve(tuple(range(1, len(rewards) + 1)), rewards)
 
 
-def mixed(rng: random.Random, count: int, longest: int) -> list[RecoveryCurve]:
+def mixed(generator: random.Random, count: int, longest: int) -> list[RecoveryCurve]:
     """A mixed family: exponential, sudden, logistic and in stairs, of various heights and paces."""
-    return [_one(rng, longest) for _ in range(count)]
-
-
-def _one(rng: random.Random, longest: int) -> RecoveryCurve:
-    kind = rng.choice(("exponential", "sudden", "logistic", "stairs"))
-    height = rng.uniform(0.2, 1)
-    pace = math.exp(rng.uniform(0, math.log(longest / 2)))
-    jumps = sorted(rng.randint(1, longest) for _ in range(4))
-    shapes = {
-        "exponential": lambda d: 1 - math.exp(-d / pace),
-        "sudden": lambda d: float(d >= pace),
-        "logistic": lambda d: 1 / (1 + math.exp(-4 * (d - pace) / pace)),
-        "stairs": lambda d: sum(d >= jump for jump in jumps) / 4,
-    }
-    return of(*(height * shapes[kind](d) for d in range(1, longest + 1)))
+    return list(mixed_curves(generator, count, longest))
 
 
 def curves(longest: int = 12) -> st.SearchStrategy[RecoveryCurve]:

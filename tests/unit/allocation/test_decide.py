@@ -242,10 +242,10 @@ def test_a_change_of_a_curve_is_noticed_and_noise_is_not():
     estimate = Estimate.empty(len(LEARNING.starts))
     for _ in range(400):
         reward = 0.7 + generator.gauss(0, 0.2)
-        estimate = observe(estimate, 4, reward, sigma=0.2, learning=LEARNING)
+        estimate = observe(estimate, 4, reward, LEARNING)
     assert (estimate.resets, estimate.total) == (0, 400)
     for _ in range(20):
-        estimate = observe(estimate, 4, 0.2 + generator.gauss(0, 0.2), sigma=0.2, learning=LEARNING)
+        estimate = observe(estimate, 4, 0.2 + generator.gauss(0, 0.2), LEARNING)
     assert estimate.resets == 1
     assert estimate.sums[3] / estimate.counts[3] == pytest.approx(0.2, abs=0.2)
 

@@ -10,6 +10,9 @@ from tidewheel.planning.allocation.curves import RecoveryCurve, step_of
 
 #: Sums are kept to this many decimals, so that what was written to the cluster and read back is the very same number.
 _DECIMALS = 6
+#: Observations that the assumed noise counts for.
+_ASSUMED = 10
+_LEAST_SPREAD = 1e-6
 #: Observations of a step before they are compared with a new one.
 _ENOUGH = 3
 
@@ -60,7 +63,7 @@ class Estimate:
         )
 
 
-def observe(estimate: Estimate, idle: int, reward: float, *, sigma: float, learning: Learning) -> Estimate:
+def observe(estimate: Estimate, idle: int, reward: float, learning: Learning) -> Estimate:
     """An estimate after a boost that followed `idle` rounds; a change of the scenario's curve empties it first.
 
     A two-sided CUSUM over standardised deviations from the running mean of the same step (Page 1954, drift 1/2): nothing
@@ -70,8 +73,8 @@ def observe(estimate: Estimate, idle: int, reward: float, *, sigma: float, learn
     count = estimate.counts[step]
     above, below = estimate.above, estimate.below
     if count >= _ENOUGH:
-        mean = estimate.sums[step] / count
-        deviation = (reward - mean) / (max(sigma, 1e-6) * math.sqrt(1 + 1 / count))
+        spread = noise_of(estimate, learning) * math.sqrt(1 + 1 / count)
+        deviation = (reward - estimate.sums[step] / count) / max(spread, _LEAST_SPREAD)
         above = _kept(max(0.0, above + deviation - 0.5))
         below = _kept(max(0.0, below - deviation - 0.5))
     if max(above, below) > learning.alarm:
@@ -80,14 +83,16 @@ def observe(estimate: Estimate, idle: int, reward: float, *, sigma: float, learn
     return replace(estimate.with_reward(step, reward), above=above, below=below)
 
 
-def noise_of(estimates: Sequence[Estimate], learning: Learning) -> float:
-    """The standard deviation of one reward around its mean, pooled over all scenarios and steps."""
-    excess, freedom = learning.noise**2, 1
-    for one in estimates:
-        for count, total, square in zip(one.counts, one.sums, one.squares, strict=True):
-            if count > 1:
-                excess += max(0.0, square - total * total / count)
-                freedom += count - 1
+def noise_of(estimate: Estimate, learning: Learning) -> float:
+    """The standard deviation of one reward around its mean, pooled over a scenario's steps.
+
+    What is assumed counts for `_ASSUMED` observations, so that a few equal rewards are not taken for certainty.
+    """
+    excess, freedom = _ASSUMED * learning.noise**2, _ASSUMED
+    for count, total, square in zip(estimate.counts, estimate.sums, estimate.squares, strict=True):
+        if count > 1:
+            excess += max(0.0, square - total * total / count)
+            freedom += count - 1
     return math.sqrt(excess / freedom)
 
 

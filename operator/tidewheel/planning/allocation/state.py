@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tidewheel.planning.allocation.calendar import Calendar, Entry
-from tidewheel.planning.allocation.estimates import Estimate, Learning, noise_of, observe
+from tidewheel.planning.allocation.estimates import Estimate, Learning, observe
 
 SCHEMA = 1
 
@@ -111,12 +111,9 @@ class AllocationState:
             scenarios = self._with(reward.uid, lambda one: replace(one, boosted=boost.before))
             return replace(self, scenarios=scenarios, pending=pending), "not applied"
         value = reward.value
-        sigma = noise_of([one.estimate for one in self.scenarios], learning)
         scenarios = self._with(
             reward.uid,
-            lambda one: replace(
-                one, estimate=observe(one.estimate, boost.idle, value, sigma=sigma, learning=learning)
-            ),
+            lambda one: replace(one, estimate=observe(one.estimate, boost.idle, value, learning)),
         )
         return replace(self, scenarios=scenarios, pending=pending), "learnt"
 
