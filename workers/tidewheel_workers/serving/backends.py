@@ -9,7 +9,6 @@ from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
@@ -23,47 +22,55 @@ from tidewheel_workers.serving.forwarding import (
     Rejected,
     TransferFailed,
 )
-from tidewheel_workers.serving.http_server import REQUEST_ID_HEADER
+from tidewheel_workers.serving.http1.client import ConnectionLost, HttpClient, Unreachable, encode_request
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-
-    from aiohttp.client import _RequestContextManager
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from tidewheel.api.ranktable import Backend
     from tidewheel_workers.serving.forwarding import AskDecode, AskPrefill, ReleaseKV
+    from tidewheel_workers.serving.http1.client import Answer
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 CONNECT_SECONDS = 2.0
 RELEASE_SECONDS = 2.0
+#: A whole answer, or an error, is held in memory; no model writes so much.
+MOST_ANSWER_BYTES = 67_108_864
 _STREAM_END = b"data: [DONE]"
 
 
 class Upstream:
     """An answer on its way from a decode."""
 
-    def __init__(self, response: aiohttp.ClientResponse, first: bytes) -> None:
-        self.response = response
+    def __init__(self, answer: Answer, first: bytes) -> None:
         self.first = first  # of a stream: what came first; else the whole body
-        self._tail = first[-len(_STREAM_END) * 2 :]
+        self._answer = answer
+        self._tail = first[-2 * len(_STREAM_END) :]
 
     @property
     def is_whole(self) -> bool:
         """Whether a stream came to its proper end: only then it says so."""
         return _STREAM_END in self._tail
 
-    async def next(self) -> bytes:
-        """More of a stream; empty at its end, also where the decode is lost."""
+    async def relay(self, take: Callable[[bytes], None]) -> None:
+        """Hand over the rest of a stream as it comes, until its end, also where the decode is lost."""
+
+        def pass_on(data: bytes) -> None:
+            self._tail = (self._tail + data)[-2 * len(_STREAM_END) :]
+            take(data)
+
         try:
-            data = await self.response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            await self._answer.relay(pass_on)
+        except ConnectionLost as error:
             log.warning("a decode was lost in mid-stream: %s", error)
-            return b""
-        self._tail = (self._tail + data)[-len(_STREAM_END) * 2 :]
-        return data
+
+    def pause(self, is_paused: bool) -> None:
+        """Whether the client is too slow to take more for now."""
+        self._answer.pause(is_paused)
 
 
 class Backends:
@@ -71,16 +78,11 @@ class Backends:
 
     def __init__(self) -> None:
         self.open_streams: Counter[str] = Counter()
-        # a hand-over needs no more than one connection per open request, which the slots bound
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            auto_decompress=False,
-        )
+        self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._client.close()
 
     async def prefill(self, ask: AskPrefill, path: str, body: Mapping[str, Any], request_id: str) -> Event:
         """Let a prefill compute the prompt."""
@@ -95,12 +97,9 @@ class Backends:
             prompt["max_completion_tokens"] = 1
         with self._calling("prefill", ask.backend):
             try:
-                async with (
-                    asyncio.timeout_at(ask.until),
-                    self._post(ask.backend, path, prompt, request_id) as response,
-                ):
-                    status, raw = response.status, await response.read()
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                async with asyncio.timeout_at(ask.until):
+                    status, raw = await self._whole(ask.backend, path, prompt, request_id)
+            except (OSError, TimeoutError) as error:
                 return _failure(error, ask.backend)
             if status != 200:
                 return _refusal(status, raw, ask.backend)
@@ -116,37 +115,34 @@ class Backends:
         """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none."""
         is_stream = bool(body.get("stream"))
         request = {**body, "kv_transfer_params": dict(ask.hand_over)}
-        response: aiohttp.ClientResponse | None = None
+        answer: Answer | None = None
         outcome: Upstream | Event
         with self._calling("decode", ask.backend):
             try:
                 # a stream is due with its first token, a whole answer when it is complete
                 async with asyncio.timeout_at(ask.until if is_stream else None):
-                    response = await self._post(ask.backend, path, request, request_id)
-                    if response.status == 200:
-                        first = await (response.content.readany() if is_stream else response.read())
-                        outcome = Upstream(response, first) if first else Lost(what="an empty answer")
+                    answer = await self._post(ask.backend, path, request, request_id)
+                    if answer.status == 200:
+                        first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
+                        outcome = Upstream(answer, first) if first else Lost(what="an empty answer")
                     else:
-                        outcome = _refusal(response.status, await response.read(), ask.backend)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                        outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), ask.backend)
+            except (OSError, TimeoutError) as error:
                 outcome = _failure(error, ask.backend)
             try:
                 yield outcome
             finally:
-                if response is not None:
+                if answer is not None:
                     # a decode notices by this that nobody listens any more
-                    response.close()
+                    answer.close()
 
     async def release(self, instruction: ReleaseKV) -> None:
         """Tell a prefill that its KV will not be fetched; engines that do not know this have a lease."""
         backend = instruction.backend
         try:
-            async with (
-                asyncio.timeout(RELEASE_SECONDS),
-                self._post(backend, RELEASE_PATH, instruction.hand_over, "") as response,
-            ):
-                await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._whole(backend, RELEASE_PATH, instruction.hand_over, "")
+        except (OSError, TimeoutError) as error:
             log.info("the KV at %s waits for its lease to end: %s", backend.name, error or "timed out")
 
     @contextmanager
@@ -169,20 +165,23 @@ class Backends:
             if not self.open_streams[backend.name]:
                 del self.open_streams[backend.name]
 
-    def _post(
+    async def _whole(
         self, backend: Backend, path: str, body: Mapping[str, Any], request_id: str
-    ) -> _RequestContextManager:
-        host = f"[{backend.address}]" if ":" in backend.address else backend.address
+    ) -> tuple[int, bytes]:
+        answer = await self._post(backend, path, body, request_id)
+        try:
+            return answer.status, await answer.read(MOST_ANSWER_BYTES)
+        finally:
+            answer.close()
+
+    async def _post(self, backend: Backend, path: str, body: Mapping[str, Any], request_id: str) -> Answer:
         headers = trace_headers() | {"Content-Type": "application/json"}
         if request_id:
             headers[REQUEST_ID_HEADER] = request_id
         # compact, so that no body grows beyond what the servers take
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        return self._session.post(
-            f"http://{host}:{backend.port}{path}",
-            data=text.encode(),
-            headers=headers,
-        )
+        address = (backend.address, backend.port)
+        return await self._client.send(address, encode_request("POST", address, path, headers, text.encode()))
 
 
 def _refusal(status: int, raw: bytes, backend: Backend) -> Event:
@@ -207,7 +206,7 @@ def _failure(error: Exception, backend: Backend) -> Event:
     span = trace.get_current_span()
     span.set_attribute("error.type", type(error).__name__)
     span.set_status(Status(StatusCode.ERROR))
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+    if isinstance(error, Unreachable):
         return Refused(cause="unreachable")
     if isinstance(error, TimeoutError):
         return OutOfTime()

@@ -21,11 +21,12 @@ from tidewheel_workers.llm.errors import RequestError
 from tidewheel_workers.serving.engine import Prompt
 from tidewheel_workers.serving.engine_loop import EngineFailed
 from tidewheel_workers.serving.errors import ApiError, invalid, unavailable
-from tidewheel_workers.serving.http_server import REQUEST_ID, REQUEST_ID_HEADER
+from tidewheel_workers.serving.http_server import REQUEST_ID
 from tidewheel_workers.serving.kv_client import KVClient
 from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, HandOver, TransferFailed
 from tidewheel_workers.serving.openai_answers import DONE, Answer, sse
 from tidewheel_workers.serving.process import run
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.worker import Worker, translate
 

@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
 from tidewheel_workers.serving.backends import Upstream
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.forwarding import (
@@ -33,32 +31,34 @@ from tidewheel_workers.serving.forwarding import (
     Wait,
     Woke,
 )
-from tidewheel_workers.serving.http_server import REQUEST_ID_HEADER, error_response
+from tidewheel_workers.serving.front import error_response
+from tidewheel_workers.serving.http1.messages import Response
 from tidewheel_workers.serving.openai_answers import sse
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
     from tidewheel_workers.serving.gateway import Gateway
+    from tidewheel_workers.serving.http1.server import Answer, Incoming, Stream
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(
-        self, gateway: Gateway, request: web.Request, body: dict[str, Any], *, request_id: str
-    ) -> None:
+    def __init__(self, gateway: Gateway, incoming: Incoming, body: dict[str, Any]) -> None:
         self._gateway = gateway
-        self._request = request
+        self._incoming = incoming
+        self._path = incoming.request.path
         self._body = body
-        self._request_id = request_id
         self._began_at = time.monotonic()
         self._forwarding = Forwarding(
             deadline=self._began_at + gateway.settings.ttft_deadline_seconds, jitter=gateway.random.random
         )
-        self._response: web.StreamResponse | None = None
+        self._response: Response | None = None
+        self._stream: Stream | None = None
         self.first_token_seconds: float | None = None
         self.error: ApiError | None = None  # how the request ended, if not well
 
-    async def run(self) -> web.StreamResponse:
+    async def run(self) -> Answer:
         """Answer the request, well or with an error."""
         try:
             try:
@@ -76,7 +76,7 @@ class Exchange:
             await self._perform(self._forwarding.handle(ClientGone(), self._seen(), time.monotonic()))
             raise
 
-    async def _forward(self) -> web.StreamResponse:
+    async def _forward(self) -> Answer:
         event = await self._perform(self._forwarding.start(self._seen(), time.monotonic()))
         while event is not None:
             self._count(event)
@@ -92,7 +92,7 @@ class Exchange:
                     self._gateway.in_background(self._gateway.backends.release(instruction))
                 case AskPrefill():
                     event = await self._gateway.backends.prefill(
-                        instruction, self._request.path, self._body, self._request_id
+                        instruction, self._path, self._body, self._incoming.id
                     )
                 case AskDecode():
                     event = await self._decode(instruction)
@@ -102,48 +102,44 @@ class Exchange:
                 case Finish(rejection=rejection):
                     if rejection is not None:
                         self.error = ApiError(rejection.status, "rejected", "the request is at fault")
-                        self._response = web.Response(
-                            status=rejection.status, body=rejection.body, content_type="application/json"
-                        )
+                        self._response = Response(status=rejection.status, body=rejection.body)
                 case Fail(error=error):
                     self.error = error
                     self._response = error_response(error)
                 case BreakStream(error=error):
                     self.error = error
                     self._gateway.metrics.interrupted.inc()
-                    if self._response is not None:
-                        await self._response.write(sse(error.to_body()))
+                    if self._stream is not None:
+                        self._stream.write(sse(error.to_body()))
         return event
 
     async def _decode(self, ask: AskDecode) -> Event:
-        async with self._gateway.backends.decode(
-            ask, self._request.path, self._body, self._request_id
-        ) as outcome:
+        async with self._gateway.backends.decode(ask, self._path, self._body, self._incoming.id) as outcome:
             if not isinstance(outcome, Upstream):
                 return outcome
             if not self._body.get("stream"):
-                self._response = web.Response(body=outcome.first, content_type="application/json")
+                self._response = Response(body=outcome.first)
                 return Answered()
             self.first_token_seconds = time.monotonic() - self._began_at
             self._forwarding.handle(Began(), self._seen(), time.monotonic())
-            response = web.StreamResponse(
-                headers={
-                    "Content-Type": "text/event-stream; charset=utf-8",
-                    "Cache-Control": "no-cache",
-                    REQUEST_ID_HEADER: self._request_id,
-                }
+            stream = self._stream = self._incoming.stream(
+                (
+                    ("Content-Type", "text/event-stream; charset=utf-8"),
+                    ("Cache-Control", "no-cache"),
+                    (REQUEST_ID_HEADER, self._incoming.id),
+                )
             )
-            self._response = response
-            await response.prepare(self._request)
-            data = outcome.first
-            while data:
-                await response.write(data)
-                data = await outcome.next()
+            stream.write(outcome.first)
+            stream.on_pressure = outcome.pause
+            await outcome.relay(stream.write)
             if outcome.is_whole:
                 return Answered()
             return Lost(what=f"{ask.backend.name} ended its answer too early")
 
-    def _answer(self) -> web.StreamResponse:
+    def _answer(self) -> Answer:
+        if self._stream is not None:
+            self._stream.end()
+            return self._stream
         if self._response is None:
             raise RuntimeError("a request ended without an answer")
         return self._response

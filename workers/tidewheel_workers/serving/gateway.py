@@ -8,7 +8,6 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import web
 from opentelemetry import metrics, trace
 from prometheus_client import CollectorRegistry
 
@@ -19,8 +18,9 @@ from tidewheel_workers.serving.backends import Backends
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.exchange import Exchange
 from tidewheel_workers.serving.forwarding import LATE_CODES
+from tidewheel_workers.serving.front import Front, Route
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
-from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
+from tidewheel_workers.serving.http1.messages import Response
 from tidewheel_workers.serving.openai_answers import models
 from tidewheel_workers.serving.openai_api import (
     CHAT,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidewheel.api.ranktable import RouteGroup, Routes
+    from tidewheel_workers.serving.http1.server import Answer, Incoming
+    from tidewheel_workers.serving.service import OpenRequests
 
 log = logging.getLogger("tidewheel_workers.serving.gateway")
 
@@ -69,13 +71,22 @@ class Gateway:
         """The groups that requests may be sent to now."""
         return usable_groups(self._routes.current)
 
-    def routes(self) -> Sequence[web.RouteDef]:
+    def listener(self, open_requests: OpenRequests) -> Front:
         """As in `Service`."""
+        return Front(
+            self,
+            self.routes(),
+            open_requests,
+            on_refusal=lambda status: self.metrics.requests.labels(str(status)).inc(),
+        )
+
+    def routes(self) -> Sequence[Route]:
+        """The paths beside health, metrics and version."""
         return (
-            web.post(CHAT, self._complete),
-            web.post(COMPLETIONS, self._complete),
-            web.get("/v1/models", self._models),
-            web.get("/v1/models/{name:.+}", self._model),
+            Route("POST", CHAT, self._complete),
+            Route("POST", COMPLETIONS, self._complete),
+            Route("GET", "/v1/models", self._models),
+            Route("GET", "/v1/models/*", self._model),
         )
 
     async def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -121,11 +132,12 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
+    async def _complete(self, incoming: Incoming) -> Answer:
         began = time.monotonic()
+        request = incoming.request
         try:
-            self._keys.check(request.headers.get("Authorization"))
-            body = read_json_object(await read_body(request))
+            self._keys.check(request.headers.get("authorization"))
+            body = read_json_object(request.body)
             parsed = read_request(request.path, body, served_model=self.settings.model_name)
         except ApiError as error:
             self.metrics.requests.labels(str(error.status)).inc()
@@ -136,18 +148,18 @@ class Gateway:
             operation="chat" if request.path == CHAT else "text_completion", request_model=parsed.model
         )
         trace.get_current_span().set_attributes(labels)
-        exchange = Exchange(self, request, body, request_id=request[REQUEST_ID])
+        exchange = Exchange(self, incoming, body)
         self._open += 1
         try:
-            response = await exchange.run()
+            answer = await exchange.run()
         except BaseException:
             self._observe(exchange, began, labels, "client_disconnected", "499")
             raise
         finally:
             self._open -= 1
         code = exchange.error.code if exchange.error is not None else ""
-        self._observe(exchange, began, labels, code, str(response.status))
-        return response
+        self._observe(exchange, began, labels, code, str(answer.status))
+        return answer
 
     def _observe(
         self, exchange: Exchange, began: float, labels: dict[str, str], error_code: str, status: str
@@ -165,16 +177,16 @@ class Gateway:
             self.metrics.ttft.observe(exchange.first_token_seconds)
             self.gen_ai.server_time_to_first_token.record(exchange.first_token_seconds, labels)
 
-    async def _models(self, request: web.Request) -> web.Response:
-        self._keys.check(request.headers.get("Authorization"))
-        return web.json_response(models(self.settings.model_name, created=self._created))
+    async def _models(self, incoming: Incoming) -> Response:
+        self._keys.check(incoming.request.headers.get("authorization"))
+        return Response.of_json(models(self.settings.model_name, created=self._created))
 
-    async def _model(self, request: web.Request) -> web.Response:
-        self._keys.check(request.headers.get("Authorization"))
-        name = request.match_info["name"]
+    async def _model(self, incoming: Incoming) -> Response:
+        self._keys.check(incoming.request.headers.get("authorization"))
+        name = incoming.request.path.removeprefix("/v1/models/")
         if name != self.settings.model_name:
             raise unknown_model(name, served=self.settings.model_name)
-        return web.json_response(models(name, created=self._created)["data"][0])
+        return Response.of_json(models(name, created=self._created)["data"][0])
 
 
 def _say(routes: Routes) -> None:

@@ -1,11 +1,12 @@
-"""The HTTP side that all roles share: probes, metrics, request ids, server spans, and errors in OpenAI's form."""
+"""The workers' HTTP side: probes, metrics, request ids, server spans, and errors in OpenAI's form.
+
+The gateway's is `front`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import secrets
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -17,35 +18,49 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from tidewheel.telemetry import context_from_headers
 from tidewheel_workers.serving.errors import ApiError, invalid
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER, proper_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiohttp.typedefs import Middleware
 
-    from tidewheel_workers.serving.service import Readiness, Service
+    from tidewheel_workers.serving.service import OpenRequests, Service
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-REQUEST_ID_HEADER = "x-request-id"
 REQUEST_ID = web.RequestKey("request_id", str)
-_PROPER_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 #: A client that takes longer to send its body is told so.
 BODY_SECONDS = 30.0
 
 
-class OpenRequests:
-    """Requests to the API that have not ended, and whether a drain has begun."""
+class AiohttpListener:
+    """The `Listener` of a worker."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.is_draining = False
+    def __init__(self, service: Service, routes: Sequence[web.RouteDef], open_requests: OpenRequests) -> None:
+        self._runner = web.AppRunner(
+            build_app(service, routes, open_requests),
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+        )
+
+    async def start(self, host: str, port: int) -> None:
+        """As in `Listener`."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, backlog=1024).start()
+
+    async def close(self) -> None:
+        """As in `Listener`."""
+        await self._runner.cleanup()
 
 
-def build_app(service: Service, open_requests: OpenRequests) -> web.Application:
+def build_app(
+    service: Service, routes: Sequence[web.RouteDef], open_requests: OpenRequests
+) -> web.Application:
     """The application of one service."""
     app = web.Application(
         middlewares=[_identify, _translate_errors, _trace(service), _count(open_requests)],
@@ -54,7 +69,7 @@ def build_app(service: Service, open_requests: OpenRequests) -> web.Application:
 
     async def ready(_: web.Request) -> web.Response:
         seen = service.readiness()
-        return _readiness_answer(seen)
+        return web.json_response(seen.to_body(), status=200 if seen.is_ready else 503)
 
     async def live(_: web.Request) -> web.Response:
         alive = service.is_alive
@@ -75,7 +90,7 @@ def build_app(service: Service, open_requests: OpenRequests) -> web.Application:
             web.get("/health/live", live),
             web.get("/metrics", metrics),
             web.get("/version", tell_version),
-            *service.routes(),
+            *routes,
         ]
     )
     return app
@@ -112,16 +127,10 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, "body_too_large", f"the body is larger than {limit} bytes, the limit of this server")
 
 
-def _readiness_answer(seen: Readiness) -> web.Response:
-    body = {"ready": seen.is_ready, "reason": seen.reason, "message": seen.message}
-    return web.json_response(body, status=200 if seen.is_ready else 503)
-
-
 @web.middleware
 async def _identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Keep the client's request id when it is a proper one, else make one; the answer names it."""
-    given = request.headers.get(REQUEST_ID_HEADER, "")
-    request_id = given if _PROPER_ID.fullmatch(given) else secrets.token_hex(12)
+    request_id = proper_request_id(request.headers.get(REQUEST_ID_HEADER))
     request[REQUEST_ID] = request_id
     response = await handler(request)
     if not response.prepared:

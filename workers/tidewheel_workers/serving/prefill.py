@@ -51,7 +51,7 @@ class PrefillServer(Worker):
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
-        """As in `Service`."""
+        """As in `Worker`."""
         return (*super().routes(), web.post(RELEASE_PATH, self._release))
 
     def connect(self, engine: ServingEngine, membership: Membership) -> None:

@@ -10,12 +10,11 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
-from aiohttp import web
 
 from tidewheel.telemetry import TelemetryMisconfigured, configure
 from tidewheel_workers.llm.errors import ModelError
 from tidewheel_workers.llm.termination import report_failure
-from tidewheel_workers.serving.http_server import OpenRequests, build_app
+from tidewheel_workers.serving.service import OpenRequests
 from tidewheel_workers.serving.settings import BadSettings
 from tidewheel_workers.serving.start_errors import BadEnvironment, CannotStart, cannot_listen
 
@@ -68,14 +67,10 @@ async def serve(build: Callable[[], Service]) -> None:
         else:
             ended.set_exception(error)
 
-    runner = web.AppRunner(
-        build_app(service, open_requests), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
-    )
-    await runner.setup()
+    listener = service.listener(open_requests)
     try:
-        site = web.TCPSite(runner, settings.pod_ip, settings.http_port, backlog=1024)
         try:
-            await site.start()
+            await listener.start(settings.pod_ip, settings.http_port)
         except OSError as error:
             raise cannot_listen(error, settings.pod_ip, settings.http_port) from error
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,7 +84,7 @@ async def serve(build: Callable[[], Service]) -> None:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
     finally:
-        await runner.cleanup()
+        await listener.close()
         await service.close()
 
 

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from aiohttp import web
     from prometheus_client import CollectorRegistry
 
     from tidewheel_workers.serving.settings import Settings
+
+
+REQUEST_ID_HEADER = "x-request-id"
+_PROPER_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def proper_request_id(given: str | None) -> str:
+    """The client's request id when it is a proper one, else a new one."""
+    return given if given and _PROPER_ID.fullmatch(given) else secrets.token_hex(12)
+
+
+class OpenRequests:
+    """Requests to the API that have not ended, and whether a drain has begun."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_draining = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +39,24 @@ class Readiness:
     is_ready: bool
     reason: str
     message: str = ""
+
+    def to_body(self) -> dict[str, bool | str]:
+        """The probe's answer."""
+        return {"ready": self.is_ready, "reason": self.reason, "message": self.message}
+
+
+class Listener(Protocol):
+    """The HTTP server of one service."""
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen there.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+
+    async def close(self) -> None:
+        """Stop listening, and end what has not ended after a moment."""
 
 
 class Service(Protocol):
@@ -32,8 +68,8 @@ class Service(Protocol):
     def settings(self) -> Settings:
         """What the environment said."""
 
-    def routes(self) -> Sequence[web.RouteDef]:
-        """The paths beside health, metrics and version."""
+    def listener(self, open_requests: OpenRequests) -> Listener:
+        """The server that answers its requests, probes and scrapes; it counts the open requests to the API."""
 
     async def start(self, fail: Callable[[BaseException], None]) -> None:
         """Get ready; runs while the probes are answered already.

@@ -18,7 +18,7 @@ from tidewheel.telemetry import context_from_environment
 from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong, RequestFailed
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop, in_daemon_thread
 from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
-from tidewheel_workers.serving.http_server import read_body
+from tidewheel_workers.serving.http_server import AiohttpListener, read_body
 from tidewheel_workers.serving.membership import Membership
 from tidewheel_workers.serving.metrics import KVMetrics, WorkerMetrics
 from tidewheel_workers.serving.openai_answers import models
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from tidewheel_workers.serving.engine import ServingEngine
     from tidewheel_workers.serving.kv_client import KVClient
+    from tidewheel_workers.serving.service import Listener, OpenRequests
     from tidewheel_workers.serving.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,12 @@ class Worker(ABC):
         self.is_draining = False
         self._created = int(time.time())
 
-    def routes(self) -> Sequence[web.RouteDef]:
+    def listener(self, open_requests: OpenRequests) -> Listener:
         """As in `Service`."""
+        return AiohttpListener(self, self.routes(), open_requests)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """The paths beside health, metrics and version."""
         return (
             web.post(CHAT, self.complete),
             web.post(COMPLETIONS, self.complete),

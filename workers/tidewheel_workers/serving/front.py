@@ -1,0 +1,216 @@
+"""The gateway's HTTP side: routes, probes, metrics, request ids, server spans, the access log, and errors in OpenAI's form.
+
+The workers' is `http_server`. This one stands on `http1`, as every request and every token of a service passes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from tidewheel.telemetry import context_from_headers
+from tidewheel_workers.serving.errors import ApiError
+from tidewheel_workers.serving.http1.messages import Limits, Response
+from tidewheel_workers.serving.http1.server import HttpServer
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER, proper_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tidewheel_workers.serving.http1.messages import Refusal
+    from tidewheel_workers.serving.http1.server import Answer, Incoming
+    from tidewheel_workers.serving.service import OpenRequests, Service
+
+    Handler = Callable[[Incoming], Awaitable[Answer]]
+
+log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
+
+_ANYTHING_BELOW = "/*"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers a method at a path; a path that ends in `/*` stands for all below it."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+class Front:
+    """Listens for one service, and answers what all services answer alike."""
+
+    def __init__(
+        self,
+        service: Service,
+        routes: Sequence[Route],
+        open_requests: OpenRequests,
+        *,
+        on_refusal: Callable[[int], None],
+    ) -> None:
+        self._service = service
+        self._open = open_requests
+        self._on_refusal = on_refusal
+        self._exact: dict[str, dict[str, Handler]] = {}
+        self._below: dict[str, dict[str, Handler]] = {}
+        own = (
+            Route("GET", "/health", self._ready),
+            Route("GET", "/health/ready", self._ready),
+            Route("GET", "/health/live", self._live),
+            Route("GET", "/metrics", self._metrics),
+            Route("GET", "/version", _version),
+        )
+        for route in (*own, *routes):
+            if route.path.endswith(_ANYTHING_BELOW):
+                table, path = self._below, route.path.removesuffix("*")
+            else:
+                table, path = self._exact, route.path
+            table.setdefault(path, {})[route.method] = route.handler
+        self.server = HttpServer(
+            self._handle,
+            limits=Limits(body_bytes=service.settings.max_body_bytes),
+            refuse=self._refuse,
+            fail=_failed,
+        )
+
+    async def start(self, host: str, port: int) -> None:
+        """As in `Listener`."""
+        await self.server.start(host, port)
+
+    async def close(self) -> None:
+        """As in `Listener`."""
+        await self.server.close()
+
+    async def _handle(self, incoming: Incoming) -> Answer:
+        self.server.is_draining = self._open.is_draining
+        request = incoming.request
+        incoming.id = proper_request_id(request.headers.get(REQUEST_ID_HEADER))
+        try:
+            handler = self._find(request.method, request.path)
+            if not request.path.startswith("/v1/"):
+                answer = await handler(incoming)
+            else:
+                self._open.count += 1
+                try:
+                    answer = await self._traced(handler, incoming)
+                finally:
+                    self._open.count -= 1
+        except ApiError as error:
+            answer = error_response(error)
+        if isinstance(answer, Response):
+            answer.headers[REQUEST_ID_HEADER] = incoming.id
+        return answer
+
+    def _find(self, method: str, path: str) -> Handler:
+        methods = self._exact.get(path)
+        if methods is None:
+            methods = next((found for below, found in self._below.items() if path.startswith(below)), None)
+        if methods is None:
+            raise ApiError(404, "unknown_url", f"{method} {path} does not exist")
+        # a HEAD is a GET of which only the head is sent
+        handler = methods.get("GET" if method == "HEAD" else method)
+        if handler is None:
+            allowed = ", ".join(sorted(methods))
+            raise _MethodNotAllowed(allowed, f"{path} takes {allowed}, not {method}")
+        return handler
+
+    async def _traced(self, handler: Handler, incoming: Incoming) -> Answer:
+        request = incoming.request
+        with tracer.start_as_current_span(
+            f"{request.method} {request.path}",
+            context=context_from_headers(request.headers),
+            kind=trace.SpanKind.SERVER,
+            attributes={
+                "http.request.method": request.method,
+                "url.path": request.path,
+                "server.address": self._service.settings.pod_ip,
+                "tidewheel.request_id": incoming.id,
+            },
+        ) as span:
+            began = time.monotonic()
+            try:
+                answer = await handler(incoming)
+            except ApiError as error:
+                span.set_attributes({"http.response.status_code": error.status, "error.type": error.code})
+                _log_access(incoming, error.status, began)
+                raise
+            except asyncio.CancelledError:
+                span.set_attribute("error.type", "client_disconnected")
+                _log_access(incoming, 499, began)
+                raise
+            span.set_attribute("http.response.status_code", answer.status)
+            _log_access(incoming, answer.status, began)
+            return answer
+
+    async def _ready(self, _: Incoming) -> Response:
+        seen = self._service.readiness()
+        return Response.of_json(seen.to_body(), status=200 if seen.is_ready else 503)
+
+    async def _live(self, _: Incoming) -> Response:
+        alive = self._service.is_alive
+        return Response.of_json({"alive": alive}, status=200 if alive else 503)
+
+    async def _metrics(self, _: Incoming) -> Response:
+        return Response(body=generate_latest(self._service.registry), content_type=CONTENT_TYPE_LATEST)
+
+    def _refuse(self, refusal: Refusal) -> Response:
+        self._on_refusal(refusal.status)
+        answer = error_response(ApiError(refusal.status, refusal.code, refusal.message))
+        answer.headers[REQUEST_ID_HEADER] = request_id = proper_request_id(None)
+        log.info(
+            "refused a request: %d %s",
+            refusal.status,
+            refusal.message,
+            extra={"request_id": request_id, "status": refusal.status},
+        )
+        return answer
+
+
+class _MethodNotAllowed(ApiError):
+    def __init__(self, allowed: str, message: str) -> None:
+        super().__init__(405, "method_not_allowed", message)
+        self._allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self._allowed}
+
+
+def error_response(error: ApiError) -> Response:
+    """An error as an answer."""
+    return Response.of_json(error.to_body(), status=error.status, headers=error.headers)
+
+
+def _failed(incoming: Incoming) -> Response:
+    log.exception("request %s failed", incoming.id)
+    told = ApiError(
+        500,
+        "internal_error",
+        f"the server failed; its log has the cause under request id {incoming.id}",
+    )
+    answer = error_response(told)
+    answer.headers[REQUEST_ID_HEADER] = incoming.id
+    return answer
+
+
+async def _version(_: Incoming) -> Response:
+    return Response.of_json({"version": version("tidewheel")})
+
+
+def _log_access(incoming: Incoming, status: int, began: float) -> None:
+    log.info(
+        "%s %s %d in %.0f ms",
+        incoming.request.method,
+        incoming.request.path,
+        status,
+        1000 * (time.monotonic() - began),
+        extra={"request_id": incoming.id, "status": status},
+    )
