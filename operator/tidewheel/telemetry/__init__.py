@@ -18,10 +18,11 @@ from tidewheel.telemetry.context import (
     context_from_headers,
     inject_headers,
     link_from_annotations,
+    passing_context,
     trace_environment,
     trace_headers,
 )
-from tidewheel.telemetry.environment import TelemetryMisconfigured
+from tidewheel.telemetry.environment import TelemetryMisconfigured, is_sent
 from tidewheel.telemetry.logs import LogFormat, configure_logging
 from tidewheel.telemetry.metrics import GenAiInstruments, configure_metrics, gen_ai_attributes
 from tidewheel.telemetry.tracing import configure_tracing
@@ -39,7 +40,9 @@ __all__ = [
     "context_from_headers",
     "gen_ai_attributes",
     "inject_headers",
+    "is_sent",
     "link_from_annotations",
+    "passing_context",
     "trace_environment",
     "trace_headers",
 ]

@@ -7,11 +7,13 @@ from collections.abc import Mapping, MutableMapping
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tidewheel.api.meta import ANNOTATION_TRACEPARENT
 
 _TRACEPARENT = "traceparent"
+_ids = RandomIdGenerator()
 
 
 def context_from_headers(headers: Mapping[str, str]) -> Context:
@@ -20,6 +22,24 @@ def context_from_headers(headers: Mapping[str, str]) -> Context:
     It starts from an empty context: a span left current by somebody else cannot become the parent.
     """
     return propagate.extract({name.lower(): value for name, value in headers.items()}, Context())
+
+
+def passing_context(headers: Mapping[str, str]) -> Context:
+    """The caller's context as it is, or, without one, ids that nobody has used: for a process whose spans are not sent.
+
+    Logs and further hops then tell one request by its ids, as with spans, and a hop whose spans are sent finds the last
+    span that was sent as its parent.
+    """
+    context = context_from_headers(headers)
+    if trace.get_current_span(context).get_span_context().is_valid:
+        return context
+    made_up = trace.SpanContext(
+        trace_id=_ids.generate_trace_id(),
+        span_id=_ids.generate_span_id(),
+        is_remote=False,
+        trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(made_up), context)
 
 
 def inject_headers(headers: MutableMapping[str, str], context: Context | None = None) -> None:

@@ -51,6 +51,15 @@ def service_resource(service_name: str, attributes: Mapping[str, str] | None = N
     return Resource.create({**own, **OTELResourceDetector().detect().attributes})
 
 
+def is_sent(signal: Signal) -> bool:
+    """Whether what this process records of `signal` goes anywhere.
+
+    Raises:
+        TelemetryMisconfigured: the exporter or protocol asked for does not exist here.
+    """
+    return otlp_protocol(signal) is not None
+
+
 def otlp_protocol(signal: Signal) -> Protocol | None:
     """How `signal` leaves this process, or None if it does not: no endpoint, exporter `none`, SDK disabled.
 

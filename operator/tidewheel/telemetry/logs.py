@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 from opentelemetry import trace
@@ -17,6 +18,8 @@ LogFormat = Literal["json", "text"]
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 #: What kopf attaches to its records for its own handlers.
 _KOPF_ATTRIBUTES = frozenset({"settings", "k8s_skip"})
+_NOT_EXTRA = _OWN_ATTRIBUTES | _KOPF_ATTRIBUTES
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 
 def configure_logging(
@@ -70,7 +73,7 @@ class JsonFormatter(logging.Formatter):
             }
         if record.stack_info:
             fields["stack"] = record.stack_info
-        return json.dumps(fields, default=str, ensure_ascii=False)
+        return _encode(fields)
 
 
 class TextFormatter(logging.Formatter):
@@ -88,8 +91,13 @@ class TextFormatter(logging.Formatter):
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    """Written once for all records of one second."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _trace_ids() -> dict[str, str]:
@@ -100,8 +108,7 @@ def _trace_ids() -> dict[str, str]:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    known = _OWN_ATTRIBUTES | _KOPF_ATTRIBUTES
-    return {name: value for name, value in vars(record).items() if name not in known}
+    return {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
 
 
 def _type_name(kind: type[BaseException]) -> str:

@@ -6,13 +6,11 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from tidewheel.telemetry import trace_headers
 from tidewheel_workers.serving.forwarding import (
     Event,
     Lost,
@@ -24,30 +22,34 @@ from tidewheel_workers.serving.forwarding import (
 )
 from tidewheel_workers.serving.http1.client import ConnectionLost, HttpClient, Unreachable, encode_request
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
-from tidewheel_workers.serving.service import REQUEST_ID_HEADER
+from tidewheel_workers.serving.spans import call_headers, headers_in
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+
+    from opentelemetry import trace
 
     from tidewheel.api.ranktable import Backend
     from tidewheel_workers.serving.forwarding import AskDecode, AskPrefill, ReleaseKV
     from tidewheel_workers.serving.http1.client import Answer
+    from tidewheel_workers.serving.spans import Spans
 
 log = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
 
 CONNECT_SECONDS = 2.0
 RELEASE_SECONDS = 2.0
 #: A whole answer, or an error, is held in memory; no model writes so much.
 MOST_ANSWER_BYTES = 67_108_864
 _STREAM_END = b"data: [DONE]"
+_HAND_OVER = {"do_remote_decode": True, "do_remote_prefill": False}
 
 
 class Upstream:
-    """An answer on its way from a decode."""
+    """An answer on its way from a decode. Close it, whatever happens."""
 
-    def __init__(self, answer: Answer, first: bytes) -> None:
+    def __init__(self, call: _Call, answer: Answer, first: bytes) -> None:
         self.first = first  # of a stream: what came first; else the whole body
+        self._call = call
         self._answer = answer
         self._tail = first[-2 * len(_STREAM_END) :]
 
@@ -72,150 +74,168 @@ class Upstream:
         """Whether the client is too slow to take more for now."""
         self._answer.pause(is_paused)
 
+    def close(self) -> None:
+        """Done with it; a decode whose answer is not complete notices that nobody listens any more."""
+        self._answer.close()
+        self._call.end()
+
 
 class Backends:
-    """Connections to the servers behind a gateway, and how many streams are open to each."""
+    """Connections to the servers behind a gateway, and how many streams are open to each.
 
-    def __init__(self) -> None:
+    `headers` are those of `call_headers`, the same for all calls of one request.
+    """
+
+    def __init__(self, spans: Spans) -> None:
         self.open_streams: Counter[str] = Counter()
+        self._spans = spans
         self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    async def prefill(self, ask: AskPrefill, path: str, body: Mapping[str, Any], request_id: str) -> Event:
+    async def prefill(
+        self, ask: AskPrefill, path: str, body: Mapping[str, Any], headers: dict[str, str]
+    ) -> Event:
         """Let a prefill compute the prompt."""
-        prompt = {
-            **body,
-            "max_tokens": 1,
-            "stream": False,
-            "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False},
-        }
+        prompt = {**body, "max_tokens": 1, "stream": False, "kv_transfer_params": _HAND_OVER}
         prompt.pop("stream_options", None)
         if "max_completion_tokens" in prompt:
             prompt["max_completion_tokens"] = 1
-        with self._calling("prefill", ask.backend):
+        call = self._begin("prefill", ask.backend)
+        try:
             try:
                 async with asyncio.timeout_at(ask.until):
-                    status, raw = await self._whole(ask.backend, path, prompt, request_id)
+                    status, raw = await self._whole(ask.backend, path, prompt, headers_in(call.span, headers))
             except (OSError, TimeoutError) as error:
-                return _failure(error, ask.backend)
+                return _failure(error, call)
             if status != 200:
-                return _refusal(status, raw, ask.backend)
+                return _refusal(status, raw, call)
             hand_over = _json_object(raw).get("kv_transfer_params")
             if not isinstance(hand_over, dict) or not hand_over.get("do_remote_prefill"):
                 return Lost(what=f"{ask.backend.name} answered without kv_transfer_params")
             return Prefilled(hand_over=hand_over)
+        finally:
+            call.end()
 
-    @asynccontextmanager
     async def decode(
-        self, ask: AskDecode, path: str, body: Mapping[str, Any], request_id: str
-    ) -> AsyncIterator[Upstream | Event]:
+        self, ask: AskDecode, path: str, body: Mapping[str, Any], headers: dict[str, str]
+    ) -> Upstream | Event:
         """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none."""
         is_stream = bool(body.get("stream"))
-        request = {**body, "kv_transfer_params": dict(ask.hand_over)}
+        request = {**body, "kv_transfer_params": ask.hand_over}
         answer: Answer | None = None
-        outcome: Upstream | Event
-        with self._calling("decode", ask.backend):
-            try:
-                # a stream is due with its first token, a whole answer when it is complete
-                async with asyncio.timeout_at(ask.until if is_stream else None):
-                    answer = await self._post(ask.backend, path, request, request_id)
-                    if answer.status == 200:
-                        first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
-                        outcome = Upstream(answer, first) if first else Lost(what="an empty answer")
-                    else:
-                        outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), ask.backend)
-            except (OSError, TimeoutError) as error:
-                outcome = _failure(error, ask.backend)
-            try:
-                yield outcome
-            finally:
+        outcome: Upstream | Event | None = None
+        call = self._begin("decode", ask.backend)
+        try:
+            # a stream is due with its first token, a whole answer when it is complete
+            async with asyncio.timeout_at(ask.until if is_stream else None):
+                answer = await self._post(ask.backend, path, request, headers_in(call.span, headers))
+                if answer.status == 200:
+                    first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
+                    outcome = Upstream(call, answer, first) if first else Lost(what="an empty answer")
+                else:
+                    outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), call)
+        except (OSError, TimeoutError) as error:
+            outcome = _failure(error, call)
+        finally:
+            if not isinstance(outcome, Upstream):
                 if answer is not None:
-                    # a decode notices by this that nobody listens any more
                     answer.close()
+                call.end()
+        return outcome
 
     async def release(self, instruction: ReleaseKV) -> None:
         """Tell a prefill that its KV will not be fetched; engines that do not know this have a lease."""
         backend = instruction.backend
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._whole(backend, RELEASE_PATH, instruction.hand_over, "")
+                await self._whole(backend, RELEASE_PATH, instruction.hand_over, call_headers(""))
         except (OSError, TimeoutError) as error:
             log.info("the KV at %s waits for its lease to end: %s", backend.name, error or "timed out")
 
-    @contextmanager
-    def _calling(self, role: str, backend: Backend) -> Iterator[trace.Span]:
-        """A client span, and one open stream more."""
-        self.open_streams[backend.name] += 1
-        try:
-            with tracer.start_as_current_span(
-                role,
-                kind=trace.SpanKind.CLIENT,
-                attributes={
-                    "server.address": backend.address,
-                    "server.port": backend.port,
-                    "tidewheel.backend": backend.name,
-                },
-            ) as span:
-                yield span
-        finally:
-            self.open_streams[backend.name] -= 1
-            if not self.open_streams[backend.name]:
-                del self.open_streams[backend.name]
+    def _begin(self, role: str, backend: Backend) -> _Call:
+        return _Call(backend, self._spans.of_call(role, backend), self.open_streams)
 
     async def _whole(
-        self, backend: Backend, path: str, body: Mapping[str, Any], request_id: str
+        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        answer = await self._post(backend, path, body, request_id)
+        answer = await self._post(backend, path, body, headers)
         try:
             return answer.status, await answer.read(MOST_ANSWER_BYTES)
         finally:
             answer.close()
 
-    async def _post(self, backend: Backend, path: str, body: Mapping[str, Any], request_id: str) -> Answer:
-        headers = trace_headers() | {"Content-Type": "application/json"}
-        if request_id:
-            headers[REQUEST_ID_HEADER] = request_id
-        # compact, so that no body grows beyond what the servers take
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    async def _post(
+        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str]
+    ) -> Answer:
         address = (backend.address, backend.port)
-        return await self._client.send(address, encode_request("POST", address, path, headers, text.encode()))
+        return await self._client.send(
+            address, encode_request("POST", address, path, headers, _json_bytes(body))
+        )
 
 
-def _refusal(status: int, raw: bytes, backend: Backend) -> Event:
+class _Call:
+    """One open stream to a backend, and its span."""
+
+    __slots__ = ("_open_streams", "backend", "span")
+
+    def __init__(self, backend: Backend, span: trace.Span, open_streams: Counter[str]) -> None:
+        self.backend = backend
+        self.span = span
+        self._open_streams = open_streams
+        open_streams[backend.name] += 1
+
+    def end(self) -> None:
+        """It is over."""
+        self._open_streams[self.backend.name] -= 1
+        if not self._open_streams[self.backend.name]:
+            del self._open_streams[self.backend.name]
+        # a span that stands for the request's own is not ours to end, and not recording
+        if self.span.is_recording():
+            self.span.end()
+
+
+def _refusal(status: int, raw: bytes, call: _Call) -> Event:
     """What a status other than 200 means for the request."""
-    span = trace.get_current_span()
-    span.set_attribute("http.response.status_code", status)
+    call.span.set_attribute("http.response.status_code", status)
     if status == 429:
         return Refused(cause="busy")
     error = _json_object(raw).get("error")
     code = error.get("code") if isinstance(error, dict) else None
     if status == 503 and code == TRANSFER_FAILED:
-        return TransferFailed(what=f"{backend.name} could not pull the KV")
+        return TransferFailed(what=f"{call.backend.name} could not pull the KV")
     if status == 503:
         return Refused(cause="unavailable")
     if 400 <= status < 500 and status != 408:
         return Rejected(status=status, body=raw)
-    span.set_status(Status(StatusCode.ERROR))
-    return Lost(what=f"{backend.name} answered {status}")
+    call.span.set_status(Status(StatusCode.ERROR))
+    return Lost(what=f"{call.backend.name} answered {status}")
 
 
-def _failure(error: Exception, backend: Backend) -> Event:
-    span = trace.get_current_span()
-    span.set_attribute("error.type", type(error).__name__)
-    span.set_status(Status(StatusCode.ERROR))
+def _failure(error: Exception, call: _Call) -> Event:
+    call.span.set_attribute("error.type", type(error).__name__)
+    call.span.set_status(Status(StatusCode.ERROR))
     if isinstance(error, Unreachable):
         return Refused(cause="unreachable")
     if isinstance(error, TimeoutError):
         return OutOfTime()
-    return Lost(what=f"{backend.name}: {type(error).__name__}: {error}")
+    return Lost(what=f"{call.backend.name}: {type(error).__name__}: {error}")
+
+
+def _json_bytes(body: Mapping[str, Any]) -> bytes:
+    """Compact, so that no body grows beyond what the servers take."""
+    try:
+        return to_json(body)
+    except PydanticSerializationError:
+        # nested deeper than it follows; the parser went deeper
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        value = from_json(raw)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -35,6 +35,7 @@ from tidewheel_workers.serving.front import error_response
 from tidewheel_workers.serving.http1.messages import Response
 from tidewheel_workers.serving.openai_answers import sse
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
+from tidewheel_workers.serving.spans import call_headers
 
 if TYPE_CHECKING:
     from tidewheel_workers.serving.gateway import Gateway
@@ -49,6 +50,7 @@ class Exchange:
         self._incoming = incoming
         self._path = incoming.request.path
         self._body = body
+        self._headers = call_headers(incoming.id)  # of the calls that this request causes
         self._began_at = time.monotonic()
         self._forwarding = Forwarding(
             deadline=self._began_at + gateway.settings.ttft_deadline_seconds, jitter=gateway.random.random
@@ -92,7 +94,7 @@ class Exchange:
                     self._gateway.in_background(self._gateway.backends.release(instruction))
                 case AskPrefill():
                     event = await self._gateway.backends.prefill(
-                        instruction, self._path, self._body, self._incoming.id
+                        instruction, self._path, self._body, self._headers
                     )
                 case AskDecode():
                     event = await self._decode(instruction)
@@ -114,9 +116,10 @@ class Exchange:
         return event
 
     async def _decode(self, ask: AskDecode) -> Event:
-        async with self._gateway.backends.decode(ask, self._path, self._body, self._incoming.id) as outcome:
-            if not isinstance(outcome, Upstream):
-                return outcome
+        outcome = await self._gateway.backends.decode(ask, self._path, self._body, self._headers)
+        if not isinstance(outcome, Upstream):
+            return outcome
+        try:
             if not self._body.get("stream"):
                 self._response = Response(body=outcome.first)
                 return Answered()
@@ -135,6 +138,9 @@ class Exchange:
             if outcome.is_whole:
                 return Answered()
             return Lost(what=f"{ask.backend.name} ended its answer too early")
+        finally:
+            # a decode notices by this that nobody listens any more
+            outcome.close()
 
     def _answer(self) -> Answer:
         if self._stream is not None:

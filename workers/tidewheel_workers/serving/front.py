@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from tidewheel.telemetry import context_from_headers
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.http1.messages import Limits, Response
 from tidewheel_workers.serving.http1.server import HttpServer
@@ -27,11 +25,11 @@ if TYPE_CHECKING:
     from tidewheel_workers.serving.http1.messages import Refusal
     from tidewheel_workers.serving.http1.server import Answer, Incoming
     from tidewheel_workers.serving.service import OpenRequests, Service
+    from tidewheel_workers.serving.spans import Spans
 
     Handler = Callable[[Incoming], Awaitable[Answer]]
 
 log = logging.getLogger(__name__)
-tracer = trace.get_tracer(__name__)
 
 _ANYTHING_BELOW = "/*"
 
@@ -54,10 +52,12 @@ class Front:
         routes: Sequence[Route],
         open_requests: OpenRequests,
         *,
+        spans: Spans,
         on_refusal: Callable[[int], None],
     ) -> None:
         self._service = service
         self._open = open_requests
+        self._spans = spans
         self._on_refusal = on_refusal
         self._exact: dict[str, dict[str, Handler]] = {}
         self._below: dict[str, dict[str, Handler]] = {}
@@ -123,18 +123,7 @@ class Front:
         return handler
 
     async def _traced(self, handler: Handler, incoming: Incoming) -> Answer:
-        request = incoming.request
-        with tracer.start_as_current_span(
-            f"{request.method} {request.path}",
-            context=context_from_headers(request.headers),
-            kind=trace.SpanKind.SERVER,
-            attributes={
-                "http.request.method": request.method,
-                "url.path": request.path,
-                "server.address": self._service.settings.pod_ip,
-                "tidewheel.request_id": incoming.id,
-            },
-        ) as span:
+        with self._spans.of_request(incoming, server=self._service.settings.pod_ip) as span:
             began = time.monotonic()
             try:
                 answer = await handler(incoming)

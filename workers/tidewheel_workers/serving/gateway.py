@@ -12,7 +12,7 @@ from opentelemetry import metrics, trace
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
-from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes
+from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes, is_sent
 from tidewheel_workers.serving.api_keys import ApiKeys
 from tidewheel_workers.serving.backends import Backends
 from tidewheel_workers.serving.errors import ApiError
@@ -33,6 +33,7 @@ from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.routes import routes_file, usable_groups
 from tidewheel_workers.serving.service import Readiness
 from tidewheel_workers.serving.settings import GatewaySettings
+from tidewheel_workers.serving.spans import Spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self.settings: GatewaySettings = settings
         self.registry = CollectorRegistry()
-        self.backends = Backends()
+        self.spans = Spans()
+        self.backends = Backends(self.spans)
         self.random = random.Random()  # noqa: S311 - spreads load
         self._routes = routes_file(settings.routes_file)
         self._keys = ApiKeys(settings.api_keys_file)
@@ -64,7 +66,9 @@ class Gateway:
         self.metrics = GatewayMetrics(
             self.registry, open_requests=lambda: self._open, groups=lambda: len(self.groups)
         )
-        self.gen_ai = GenAiInstruments.of(metrics.get_meter("tidewheel_workers.serving.gateway"))
+        self.gen_ai: GenAiInstruments | None = None
+        if is_sent("metrics"):
+            self.gen_ai = GenAiInstruments.of(metrics.get_meter("tidewheel_workers.serving.gateway"))
 
     @property
     def groups(self) -> tuple[RouteGroup, ...]:
@@ -77,6 +81,7 @@ class Gateway:
             self,
             self.routes(),
             open_requests,
+            spans=self.spans,
             on_refusal=lambda status: self.metrics.requests.labels(str(status)).inc(),
         )
 
@@ -172,10 +177,13 @@ class Gateway:
             trace.get_current_span().set_attribute("error.type", error_code)
         if error_code in LATE_CODES:
             self.metrics.early_terminations.labels(error_code).inc()
-        self.gen_ai.server_request_duration.record(taken, labels)
-        if exchange.first_token_seconds is not None:
-            self.metrics.ttft.observe(exchange.first_token_seconds)
-            self.gen_ai.server_time_to_first_token.record(exchange.first_token_seconds, labels)
+        first = exchange.first_token_seconds
+        if first is not None:
+            self.metrics.ttft.observe(first)
+        if self.gen_ai is not None:
+            self.gen_ai.server_request_duration.record(taken, labels)
+            if first is not None:
+                self.gen_ai.server_time_to_first_token.record(first, labels)
 
     async def _models(self, incoming: Incoming) -> Response:
         self._keys.check(incoming.request.headers.get("authorization"))

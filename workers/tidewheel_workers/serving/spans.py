@@ -1,0 +1,81 @@
+"""The gateway's spans, and what stands for them where they would go nowhere: a span that nobody receives costs as much as one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from opentelemetry import context, trace
+
+from tidewheel.telemetry import (
+    context_from_headers,
+    is_sent,
+    passing_context,
+    trace_headers,
+)
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidewheel.api.ranktable import Backend
+    from tidewheel_workers.serving.http1.server import Incoming
+
+tracer = trace.get_tracer(__name__)
+
+
+class Spans:
+    """Made once the process's telemetry is configured."""
+
+    def __init__(self) -> None:
+        self._are_sent = is_sent("traces")
+
+    @contextmanager
+    def of_request(self, incoming: Incoming, *, server: str) -> Iterator[trace.Span]:
+        """The server span of a request, which continues the client's trace; log records in it carry its ids."""
+        request = incoming.request
+        if not self._are_sent:
+            token = context.attach(passing_context(request.headers))
+            try:
+                yield trace.get_current_span()
+            finally:
+                context.detach(token)
+            return
+        with tracer.start_as_current_span(
+            f"{request.method} {request.path}",
+            context=context_from_headers(request.headers),
+            kind=trace.SpanKind.SERVER,
+            attributes={
+                "http.request.method": request.method,
+                "url.path": request.path,
+                "server.address": server,
+                "tidewheel.request_id": incoming.id,
+            },
+        ) as span:
+            yield span
+
+    def of_call(self, role: str, backend: Backend) -> trace.Span:
+        """The client span of one call for the request whose span is current; the caller ends it."""
+        current = trace.get_current_span()
+        if not current.is_recording():
+            return current
+        return tracer.start_span(
+            role,
+            kind=trace.SpanKind.CLIENT,
+            attributes={
+                "server.address": backend.address,
+                "server.port": backend.port,
+                "tidewheel.backend": backend.name,
+            },
+        )
+
+
+def call_headers(request_id: str) -> dict[str, str]:
+    """Headers of all calls for the request whose span is current."""
+    headers = {"Content-Type": "application/json", REQUEST_ID_HEADER: request_id}
+    return headers | trace_headers()
+
+
+def headers_in(span: trace.Span, headers: dict[str, str]) -> dict[str, str]:
+    """The same headers with a call's own span as the parent of what it causes."""
+    return headers | trace_headers(trace.set_span_in_context(span)) if span.is_recording() else headers
