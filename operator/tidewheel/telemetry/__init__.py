@@ -23,7 +23,7 @@ from tidewheel.telemetry.context import (
     trace_headers,
 )
 from tidewheel.telemetry.environment import TelemetryMisconfigured, is_sent
-from tidewheel.telemetry.logs import LogFormat, configure_logging
+from tidewheel.telemetry.logs import LogFormat, configure_logging, json_line
 from tidewheel.telemetry.metrics import GenAiInstruments, configure_metrics, gen_ai_attributes
 from tidewheel.telemetry.tracing import configure_tracing
 
@@ -41,6 +41,7 @@ __all__ = [
     "gen_ai_attributes",
     "inject_headers",
     "is_sent",
+    "json_line",
     "link_from_annotations",
     "passing_context",
     "trace_environment",

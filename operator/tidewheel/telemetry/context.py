@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
+from functools import cache
 
-from opentelemetry import propagate, trace
+from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -13,6 +14,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from tidewheel.api.meta import ANNOTATION_TRACEPARENT
 
 _TRACEPARENT = "traceparent"
+_W3C = frozenset({_TRACEPARENT, "tracestate", "baggage"})
 _ids = RandomIdGenerator()
 
 
@@ -28,11 +30,13 @@ def passing_context(headers: Mapping[str, str]) -> Context:
     """The caller's context as it is, or, without one, ids that nobody has used: for a process whose spans are not sent.
 
     Logs and further hops then tell one request by its ids, as with spans, and a hop whose spans are sent finds the last
-    span that was sent as its parent.
+    span that was sent as its parent. Names of headers have to be in lower case.
     """
-    context = context_from_headers(headers)
-    if trace.get_current_span(context).get_span_context().is_valid:
-        return context
+    context = Context()
+    if not _carriers().isdisjoint(headers):
+        context = context_from_headers(headers)
+        if trace.get_current_span(context).get_span_context().is_valid:
+            return context
     made_up = trace.SpanContext(
         trace_id=_ids.generate_trace_id(),
         span_id=_ids.generate_span_id(),
@@ -42,6 +46,12 @@ def passing_context(headers: Mapping[str, str]) -> Context:
     return trace.set_span_in_context(trace.NonRecordingSpan(made_up), context)
 
 
+@cache
+def _carriers() -> frozenset[str]:
+    """The headers that may carry a context; OTEL_PROPAGATORS has decided it when the process began."""
+    return frozenset(propagate.get_global_textmap().fields)
+
+
 def inject_headers(headers: MutableMapping[str, str], context: Context | None = None) -> None:
     """Adds `context` (by default the current one) to the headers of a request, or to any string map."""
     propagate.inject(headers, context)
@@ -49,9 +59,17 @@ def inject_headers(headers: MutableMapping[str, str], context: Context | None = 
 
 def trace_headers(context: Context | None = None) -> dict[str, str]:
     """The headers that carry `context`, by default the current one; empty if there is no span."""
+    span = trace.get_current_span(context).get_span_context()
+    if _carriers() == _W3C and not span.trace_state and not baggage.get_all(context):
+        # what the propagators would write, for every call of every request
+        return {_TRACEPARENT: _traceparent(span)} if span.is_valid else {}
     headers: dict[str, str] = {}
     inject_headers(headers, context)
     return headers
+
+
+def _traceparent(span: trace.SpanContext) -> str:
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
 
 def context_from_environment(environment: Mapping[str, str] | None = None) -> Context:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tidewheel_workers.serving.forwarding import (
     Prefilled,
     Refused,
     Rejected,
+    RequestTimedOut,
     TransferFailed,
 )
 from tidewheel_workers.serving.http1.client import ConnectionLost, HttpClient, Unreachable, encode_request
@@ -59,7 +60,11 @@ class Upstream:
         return _STREAM_END in self._tail
 
     async def relay(self, take: Callable[[bytes], None]) -> None:
-        """Hand over the rest of a stream as it comes, until its end, also where the decode is lost."""
+        """Hand over the rest of a stream as it comes, until its end, also where the decode is lost.
+
+        Raises:
+            TimeoutError: the request's time is over.
+        """
 
         def pass_on(data: bytes) -> None:
             self._tail = (self._tail + data)[-2 * len(_STREAM_END) :]
@@ -83,7 +88,7 @@ class Upstream:
 class Backends:
     """Connections to the servers behind a gateway, and how many streams are open to each.
 
-    `headers` are those of `call_headers`, the same for all calls of one request.
+    `headers` are those of `call_headers`, the same for all calls of one request; `ends_at` is when its time is over.
     """
 
     def __init__(self, spans: Spans) -> None:
@@ -96,7 +101,7 @@ class Backends:
         await self._client.close()
 
     async def prefill(
-        self, ask: AskPrefill, path: str, body: Mapping[str, Any], headers: dict[str, str]
+        self, ask: AskPrefill, path: str, body: Mapping[str, Any], headers: dict[str, str], ends_at: float
     ) -> Event:
         """Let a prefill compute the prompt."""
         prompt = {**body, "max_tokens": 1, "stream": False, "kv_transfer_params": _HAND_OVER}
@@ -106,10 +111,11 @@ class Backends:
         call = self._begin("prefill", ask.backend)
         try:
             try:
-                async with asyncio.timeout_at(ask.until):
-                    status, raw = await self._whole(ask.backend, path, prompt, headers_in(call.span, headers))
-            except (OSError, TimeoutError) as error:
-                return _failure(error, call)
+                status, raw = await self._whole(
+                    ask.backend, path, prompt, headers_in(call.span, headers), until=min(ask.until, ends_at)
+                )
+            except OSError as error:
+                return _failure(error, call, ends_at)
             if status != 200:
                 return _refusal(status, raw, call)
             hand_over = _json_object(raw).get("kv_transfer_params")
@@ -120,7 +126,7 @@ class Backends:
             call.end()
 
     async def decode(
-        self, ask: AskDecode, path: str, body: Mapping[str, Any], headers: dict[str, str]
+        self, ask: AskDecode, path: str, body: Mapping[str, Any], headers: dict[str, str], ends_at: float
     ) -> Upstream | Event:
         """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none."""
         is_stream = bool(body.get("stream"))
@@ -129,16 +135,17 @@ class Backends:
         outcome: Upstream | Event | None = None
         call = self._begin("decode", ask.backend)
         try:
-            # a stream is due with its first token, a whole answer when it is complete
-            async with asyncio.timeout_at(ask.until if is_stream else None):
-                answer = await self._post(ask.backend, path, request, headers_in(call.span, headers))
-                if answer.status == 200:
-                    first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
-                    outcome = Upstream(call, answer, first) if first else Lost(what="an empty answer")
-                else:
-                    outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), call)
-        except (OSError, TimeoutError) as error:
-            outcome = _failure(error, call)
+            # a stream is due with its first token, a whole answer when the request's time is over
+            until = min(ask.until, ends_at) if is_stream else ends_at
+            answer = await self._post(ask.backend, path, request, headers_in(call.span, headers), until=until)
+            if answer.status == 200:
+                first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
+                answer.wait_until(ends_at)
+                outcome = Upstream(call, answer, first) if first else Lost(what="an empty answer")
+            else:
+                outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), call)
+        except OSError as error:
+            outcome = _failure(error, call, ends_at)
         finally:
             if not isinstance(outcome, Upstream):
                 if answer is not None:
@@ -150,30 +157,29 @@ class Backends:
         """Tell a prefill that its KV will not be fetched; engines that do not know this have a lease."""
         backend = instruction.backend
         try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._whole(backend, RELEASE_PATH, instruction.hand_over, call_headers(""))
-        except (OSError, TimeoutError) as error:
-            log.info("the KV at %s waits for its lease to end: %s", backend.name, error or "timed out")
+            until = time.monotonic() + RELEASE_SECONDS
+            await self._whole(backend, RELEASE_PATH, instruction.hand_over, call_headers(""), until=until)
+        except OSError as error:
+            log.info("the KV at %s waits for its lease to end: %s", backend.name, error)
 
     def _begin(self, role: str, backend: Backend) -> _Call:
         return _Call(backend, self._spans.of_call(role, backend), self.open_streams)
 
     async def _whole(
-        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str]
+        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
     ) -> tuple[int, bytes]:
-        answer = await self._post(backend, path, body, headers)
+        answer = await self._post(backend, path, body, headers, until=until)
         try:
             return answer.status, await answer.read(MOST_ANSWER_BYTES)
         finally:
             answer.close()
 
     async def _post(
-        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str]
+        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
     ) -> Answer:
         address = (backend.address, backend.port)
-        return await self._client.send(
-            address, encode_request("POST", address, path, headers, _json_bytes(body))
-        )
+        request = encode_request("POST", address, path, headers, _json_bytes(body))
+        return await self._client.send(address, request, until=until)
 
 
 class _Call:
@@ -214,13 +220,13 @@ def _refusal(status: int, raw: bytes, call: _Call) -> Event:
     return Lost(what=f"{call.backend.name} answered {status}")
 
 
-def _failure(error: Exception, call: _Call) -> Event:
+def _failure(error: OSError, call: _Call, ends_at: float) -> Event:
     call.span.set_attribute("error.type", type(error).__name__)
     call.span.set_status(Status(StatusCode.ERROR))
     if isinstance(error, Unreachable):
         return Refused(cause="unreachable")
     if isinstance(error, TimeoutError):
-        return OutOfTime()
+        return RequestTimedOut() if time.monotonic() >= ends_at else OutOfTime()
     return Lost(what=f"{call.backend.name}: {type(error).__name__}: {error}")
 
 

@@ -52,6 +52,7 @@ class Exchange:
         self._body = body
         self._headers = call_headers(incoming.id)  # of the calls that this request causes
         self._began_at = time.monotonic()
+        self._ends_at = self._began_at + gateway.settings.request_timeout_seconds
         self._forwarding = Forwarding(
             deadline=self._began_at + gateway.settings.ttft_deadline_seconds, jitter=gateway.random.random
         )
@@ -63,16 +64,7 @@ class Exchange:
     async def run(self) -> Answer:
         """Answer the request, well or with an error."""
         try:
-            try:
-                async with asyncio.timeout(self._gateway.settings.request_timeout_seconds) as limit:
-                    return await self._forward()
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                await self._perform(
-                    self._forwarding.handle(RequestTimedOut(), self._seen(), time.monotonic())
-                )
-                return self._answer()
+            return await self._forward()
         except BaseException:
             # the client is gone, or we failed: what was asked for is not wanted any more
             await self._perform(self._forwarding.handle(ClientGone(), self._seen(), time.monotonic()))
@@ -94,13 +86,13 @@ class Exchange:
                     self._gateway.in_background(self._gateway.backends.release(instruction))
                 case AskPrefill():
                     event = await self._gateway.backends.prefill(
-                        instruction, self._path, self._body, self._headers
+                        instruction, self._path, self._body, self._headers, self._ends_at
                     )
                 case AskDecode():
                     event = await self._decode(instruction)
                 case Wait(until=until):
-                    await asyncio.sleep(until - time.monotonic())
-                    event = Woke()
+                    await asyncio.sleep(min(until, self._ends_at) - time.monotonic())
+                    event = Woke() if time.monotonic() < self._ends_at else RequestTimedOut()
                 case Finish(rejection=rejection):
                     if rejection is not None:
                         self.error = ApiError(rejection.status, "rejected", "the request is at fault")
@@ -116,7 +108,9 @@ class Exchange:
         return event
 
     async def _decode(self, ask: AskDecode) -> Event:
-        outcome = await self._gateway.backends.decode(ask, self._path, self._body, self._headers)
+        outcome = await self._gateway.backends.decode(
+            ask, self._path, self._body, self._headers, self._ends_at
+        )
         if not isinstance(outcome, Upstream):
             return outcome
         try:
@@ -134,7 +128,10 @@ class Exchange:
             )
             stream.write(outcome.first)
             stream.on_pressure = outcome.pause
-            await outcome.relay(stream.write)
+            try:
+                await outcome.relay(stream.write)
+            except TimeoutError:
+                return RequestTimedOut()
             if outcome.is_whole:
                 return Answered()
             return Lost(what=f"{ask.backend.name} ended its answer too early")
@@ -158,15 +155,15 @@ class Exchange:
         role = self._forwarding.asking
         match event:
             case Refused(cause=cause):
-                metrics.inquiries.labels(role, cause).inc()
+                metrics.inquiry(role, cause).inc()
             case Lost() | TransferFailed():
                 outcome = "lost" if isinstance(event, Lost) else "transfer_failed"
-                metrics.inquiries.labels(role, outcome).inc()
+                metrics.inquiry(role, outcome).inc()
                 if not self._forwarding.has_begun:
                     metrics.reforwards.labels(f"{role}_{outcome}").inc()
             case OutOfTime() | Rejected():
-                metrics.inquiries.labels(role, "late" if isinstance(event, OutOfTime) else "rejected").inc()
-            case Woke():
+                metrics.inquiry(role, "late" if isinstance(event, OutOfTime) else "rejected").inc()
+            case Woke() | RequestTimedOut():
                 pass
             case _:
-                metrics.inquiries.labels(role, "accepted").inc()
+                metrics.inquiry(role, "accepted").inc()

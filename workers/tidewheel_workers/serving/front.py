@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from tidewheel_workers.serving.access_log import AccessLog
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.http1.messages import Limits, Response
 from tidewheel_workers.serving.http1.server import HttpServer
@@ -58,6 +59,7 @@ class Front:
         self._service = service
         self._open = open_requests
         self._spans = spans
+        self._log = AccessLog()
         self._on_refusal = on_refusal
         self._exact: dict[str, dict[str, Handler]] = {}
         self._below: dict[str, dict[str, Handler]] = {}
@@ -88,6 +90,7 @@ class Front:
     async def close(self) -> None:
         """As in `Listener`."""
         await self.server.close()
+        self._log.flush()
 
     async def _handle(self, incoming: Incoming) -> Answer:
         self.server.is_draining = self._open.is_draining
@@ -129,14 +132,14 @@ class Front:
                 answer = await handler(incoming)
             except ApiError as error:
                 span.set_attributes({"http.response.status_code": error.status, "error.type": error.code})
-                _log_access(incoming, error.status, began)
+                self._log.add(incoming, error.status, time.monotonic() - began)
                 raise
             except asyncio.CancelledError:
                 span.set_attribute("error.type", "client_disconnected")
-                _log_access(incoming, 499, began)
+                self._log.add(incoming, 499, time.monotonic() - began)
                 raise
             span.set_attribute("http.response.status_code", answer.status)
-            _log_access(incoming, answer.status, began)
+            self._log.add(incoming, answer.status, time.monotonic() - began)
             return answer
 
     async def _ready(self, _: Incoming) -> Response:
@@ -192,14 +195,3 @@ def _failed(incoming: Incoming) -> Response:
 
 async def _version(_: Incoming) -> Response:
     return Response.of_json({"version": version("tidewheel")})
-
-
-def _log_access(incoming: Incoming, status: int, began: float) -> None:
-    log.info(
-        "%s %s %d in %.0f ms",
-        incoming.request.method,
-        incoming.request.path,
-        status,
-        1000 * (time.monotonic() - began),
-        extra={"request_id": incoming.id, "status": status},
-    )

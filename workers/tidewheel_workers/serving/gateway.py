@@ -58,6 +58,8 @@ class Gateway:
         self.backends = Backends(self.spans)
         self.random = random.Random()  # noqa: S311 - spreads load
         self._routes = routes_file(settings.routes_file)
+        self._seen_routes: Routes | None = None
+        self._groups: tuple[RouteGroup, ...] = ()
         self._keys = ApiKeys(settings.api_keys_file)
         self._open = 0
         self._draining_since: float | None = None
@@ -73,7 +75,10 @@ class Gateway:
     @property
     def groups(self) -> tuple[RouteGroup, ...]:
         """The groups that requests may be sent to now."""
-        return usable_groups(self._routes.current)
+        if self._routes.current is not self._seen_routes:
+            self._seen_routes = self._routes.current
+            self._groups = usable_groups(self._seen_routes)
+        return self._groups
 
     def listener(self, open_requests: OpenRequests) -> Front:
         """As in `Service`."""
@@ -82,7 +87,7 @@ class Gateway:
             self.routes(),
             open_requests,
             spans=self.spans,
-            on_refusal=lambda status: self.metrics.requests.labels(str(status)).inc(),
+            on_refusal=lambda status: self.metrics.request(str(status)).inc(),
         )
 
     def routes(self) -> Sequence[Route]:
@@ -145,7 +150,7 @@ class Gateway:
             body = read_json_object(request.body)
             parsed = read_request(request.path, body, served_model=self.settings.model_name)
         except ApiError as error:
-            self.metrics.requests.labels(str(error.status)).inc()
+            self.metrics.request(str(error.status)).inc()
             raise
         # what a client says of KV is not for our servers
         body.pop("kv_transfer_params", None)
@@ -170,7 +175,7 @@ class Gateway:
         self, exchange: Exchange, began: float, labels: dict[str, str], error_code: str, status: str
     ) -> None:
         taken = time.monotonic() - began
-        self.metrics.requests.labels(status).inc()
+        self.metrics.request(status).inc()
         self.metrics.duration.observe(taken)
         if error_code:
             labels = labels | {"error.type": error_code}

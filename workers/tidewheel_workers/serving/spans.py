@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import context, trace
@@ -16,7 +15,7 @@ from tidewheel.telemetry import (
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from tidewheel.api.ranktable import Backend
     from tidewheel_workers.serving.http1.server import Incoming
@@ -30,18 +29,12 @@ class Spans:
     def __init__(self) -> None:
         self._are_sent = is_sent("traces")
 
-    @contextmanager
-    def of_request(self, incoming: Incoming, *, server: str) -> Iterator[trace.Span]:
+    def of_request(self, incoming: Incoming, *, server: str) -> AbstractContextManager[trace.Span]:
         """The server span of a request, which continues the client's trace; log records in it carry its ids."""
         request = incoming.request
         if not self._are_sent:
-            token = context.attach(passing_context(request.headers))
-            try:
-                yield trace.get_current_span()
-            finally:
-                context.detach(token)
-            return
-        with tracer.start_as_current_span(
+            return _Passing(passing_context(request.headers))
+        return tracer.start_as_current_span(
             f"{request.method} {request.path}",
             context=context_from_headers(request.headers),
             kind=trace.SpanKind.SERVER,
@@ -51,8 +44,7 @@ class Spans:
                 "server.address": server,
                 "tidewheel.request_id": incoming.id,
             },
-        ) as span:
-            yield span
+        )
 
     def of_call(self, role: str, backend: Backend) -> trace.Span:
         """The client span of one call for the request whose span is current; the caller ends it."""
@@ -68,6 +60,22 @@ class Spans:
                 "tidewheel.backend": backend.name,
             },
         )
+
+
+class _Passing:
+    """Makes a context current that has no span of ours."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, passed: context.Context) -> None:
+        self._context = passed
+
+    def __enter__(self) -> trace.Span:
+        self._token = context.attach(self._context)
+        return trace.get_current_span(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        context.detach(self._token)
 
 
 def call_headers(request_id: str) -> dict[str, str]:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 #: Shorter than the patience of every server that may stand behind us (uvicorn's, and so vLLM's, is 5 s), so that no request
 #: goes out on a connection that the server is just closing.
 IDLE_SECONDS = 4.0
+#: How often waits are looked at that may have come to their end; none is exact to less.
+SWEEP_SECONDS = 0.05
 #: Bytes of an answer that may wait for whoever reads it.
 HIGH_WATER = 262_144
+_NEVER = float("inf")
 
 
 class Unreachable(OSError):
@@ -44,12 +47,20 @@ def encode_request(
 
 
 class Answer:
-    """An answer whose head is there; its body may still be coming. Close it, whatever happens."""
+    """An answer whose head is there; its body may still be coming. Close it, whatever happens.
+
+    Waiting for the body raises TimeoutError when `until` is past.
+    """
 
     def __init__(self, connection: ClientConnection) -> None:
         self.status = connection.reader.status
         self.headers = connection.reader.headers  # names in lower case
         self._connection: ClientConnection | None = connection
+
+    def wait_until(self, until: float | None) -> None:
+        """Another end for all waiting, on the event loop's clock; None is never."""
+        if self._connection is not None:
+            self._connection.wait_until(until)
 
     async def read(self, most: int) -> bytes:
         """The whole body.
@@ -107,14 +118,19 @@ class HttpClient:
         self._idle_seconds = idle_seconds
         self._sweeping: asyncio.Task[None] | None = None
 
-    async def send(self, address: tuple[str, int], request: bytes) -> Answer:
+    async def send(self, address: tuple[str, int], request: bytes, *, until: float | None = None) -> Answer:
         """Send a request, head and body, and wait for the head of its answer.
+
+        Args:
+            until: the end of all waiting for the answer, on the event loop's clock.
 
         Raises:
             Unreachable: no connection could be made.
             ConnectionLost: it was made, and ended before the head had come.
+            TimeoutError: `until` is past.
         """
-        connection = self._take(address) or await self._connect(address)
+        connection = self._take(address) or await self._connect(address, until)
+        connection.wait_until(until)
         try:
             await connection.ask(request)
         except BaseException:
@@ -131,7 +147,7 @@ class HttpClient:
 
     def keep(self, connection: ClientConnection) -> None:
         """Its answer is complete: it can carry another request."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.wait_until(asyncio.get_running_loop().time() + self._idle_seconds)
         self.idle.setdefault(connection.address, []).append(connection)
 
     def forget(self, connection: ClientConnection) -> None:
@@ -147,31 +163,33 @@ class HttpClient:
         kept = self.idle.get(address)
         return kept.pop() if kept else None
 
-    async def _connect(self, address: tuple[str, int]) -> ClientConnection:
+    async def _connect(self, address: tuple[str, int], until: float | None) -> ClientConnection:
         host, port = address
         loop = asyncio.get_running_loop()
         if self._sweeping is None:
             self._sweeping = loop.create_task(self._sweep())
+        ends = loop.time() + self._connect_seconds
         try:
-            async with asyncio.timeout(self._connect_seconds):
+            async with asyncio.timeout_at(ends if until is None else min(ends, until)):
                 _, connection = await loop.create_connection(
                     lambda: ClientConnection(self, address), host, port
                 )
         except TimeoutError as error:
+            if until is not None and until <= ends:
+                raise
             raise Unreachable(f"no connection to {host}:{port} within {self._connect_seconds:g} s") from error
         except OSError as error:
             raise Unreachable(f"no connection to {host}:{port}: {error.strerror or error}") from error
         return connection
 
     async def _sweep(self) -> None:
-        """Close what was not used for long, before the server does."""
+        """End waits whose time is over. One look at all of them is cheaper than a timer for each."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self._idle_seconds / 4)
-            oldest = loop.time() - self._idle_seconds
-            for kept in list(self.idle.values()):
-                for connection in [one for one in kept if one.idle_since < oldest]:
-                    connection.abort()
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = loop.time()
+            for connection in [one for one in self.connections if one.due <= now]:
+                connection.is_late()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -180,12 +198,12 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, client: HttpClient, address: tuple[str, int]) -> None:
         self.address = address
         self.reader = AnswerReader()
-        self.idle_since = 0.0
+        self.due = _NEVER
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._is_asked = False
-        self._fault: str | None = None  # why nothing more will come
+        self._fault: Exception | None = None  # why nothing more will come
         self._is_held = False  # for nobody has taken what is there
         self._is_paused = False  # by whoever takes it
         self._wakes: asyncio.Future[None] | None = None
@@ -202,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
         """The other side is gone."""
         self._transport = None
         self.reader.end()
-        self._fault = self._fault or (
+        self._fault = self._fault or ConnectionLost(
             "the connection ended too early" if exc is None else f"the connection broke: {exc}"
         )
         self._client.forget(self)
@@ -216,7 +234,7 @@ class ClientConnection(asyncio.Protocol):
                 raise BadAnswer("bytes came without a request")
             reader.feed(data)
         except BadAnswer as error:
-            self._fault = str(error)
+            self._fault = ConnectionLost(str(error))
             self.abort()
         take = self._take
         if take is not None:
@@ -230,7 +248,18 @@ class ClientConnection(asyncio.Protocol):
             return
         self._wake()
 
-    # ---- what answers call
+    # ---- what the client and its answers call
+
+    def wait_until(self, until: float | None) -> None:
+        """The end of all waiting; of an idle connection, its own."""
+        self.due = _NEVER if until is None else until
+
+    def is_late(self) -> None:
+        """It has come to the end of waiting."""
+        if self._is_asked and self._fault is None:
+            self._fault = TimeoutError("the server did not answer in time")
+            self._wake()
+        self.abort()
 
     async def ask(self, request: bytes) -> None:
         """Send a request and wait for the head of the answer."""
@@ -291,7 +320,7 @@ class ClientConnection(asyncio.Protocol):
     async def _more(self) -> None:
         """Wait for bytes, or for the end of the connection."""
         if self._fault is not None:
-            raise ConnectionLost(self._fault)
+            raise self._fault
         self._wakes = self._loop.create_future()
         try:
             await self._wakes
