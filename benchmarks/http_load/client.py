@@ -152,12 +152,20 @@ class _Caller:
                     one.transport.abort()
 
 
-async def load(steps: Sequence[Sequence[Ask]], *, callers: int, warm_seconds: float, seconds: float) -> Seen:
-    """Ask for some time; what happened while warming up is left out."""
+async def load(
+    steps: Sequence[Sequence[Ask]], *, callers: int, warm_seconds: float, seconds: float, spread_seconds: float = 0.0
+) -> Seen:
+    """Ask for some time; what happened while warming up is left out.
+
+    Args:
+        spread_seconds: over which the callers begin, evenly; else streams of one length would all begin at once, for ever.
+    """
     many = [_Caller(steps) for _ in range(callers)]
     for caller in many:
         await caller.connect()
     for caller in many:
+        if spread_seconds:
+            await asyncio.sleep(spread_seconds / callers)
         caller.begin()
     await asyncio.sleep(warm_seconds)
     for caller in many:

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: How long a line may wait for others.
 GATHER_SECONDS = 0.02
+#: At once: a pipe that several processes write to mixes what is longer.
+MOST_BYTES = 4000
 
 
 class AccessLog:
@@ -44,8 +46,12 @@ class AccessLog:
 
     def flush(self) -> None:
         """Write what has gathered."""
-        if self._lines:
-            self._lines.append("")
-            text, self._lines = "\n".join(self._lines), []
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        lines, self._lines = self._lines, []
+        text = ""
+        for line in lines:
+            if text and len(text) + len(line) > MOST_BYTES:
+                sys.stderr.write(text)
+                text = ""
+            text += f"{line}\n"
+        sys.stderr.write(text)
+        sys.stderr.flush()

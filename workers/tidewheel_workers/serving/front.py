@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 from tidewheel_workers.serving.access_log import AccessLog
 from tidewheel_workers.serving.errors import ApiError
@@ -21,8 +22,11 @@ from tidewheel_workers.serving.http1.server import HttpServer
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER, proper_request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from prometheus_client import Metric
+
+    from tidewheel_workers.serving.family import Member
     from tidewheel_workers.serving.http1.messages import Refusal
     from tidewheel_workers.serving.http1.server import Answer, Incoming
     from tidewheel_workers.serving.service import OpenRequests, Service
@@ -45,7 +49,12 @@ class Route:
 
 
 class Front:
-    """Listens for one service, and answers what all services answer alike."""
+    """Listens for one service, and answers what all services answer alike.
+
+    Args:
+        member: this process's place among several that share the port; None where it stands alone.
+        on_refusal: told the status of what was refused before any handler saw it.
+    """
 
     def __init__(
         self,
@@ -54,11 +63,13 @@ class Front:
         open_requests: OpenRequests,
         *,
         spans: Spans,
+        member: Member | None,
         on_refusal: Callable[[int], None],
     ) -> None:
         self._service = service
         self._open = open_requests
         self._spans = spans
+        self._member = member
         self._log = AccessLog()
         self._on_refusal = on_refusal
         self._exact: dict[str, dict[str, Handler]] = {}
@@ -84,8 +95,11 @@ class Front:
         )
 
     async def start(self, host: str, port: int) -> None:
-        """As in `Listener`."""
-        await self.server.start(host, port)
+        """As in `Listener`; one of several processes has its socket already."""
+        if self._member is None:
+            await self.server.start(host, port)
+        else:
+            await self.server.start_on(self._member.place.listening)
 
     async def close(self) -> None:
         """As in `Listener`."""
@@ -151,7 +165,11 @@ class Front:
         return Response.of_json({"alive": alive}, status=200 if alive else 503)
 
     async def _metrics(self, _: Incoming) -> Response:
-        return Response(body=generate_latest(self._service.registry), content_type=CONTENT_TYPE_LATEST)
+        registry = self._service.registry
+        if self._member is not None:
+            registry = CollectorRegistry()
+            registry.register(_Collected(await self._member.collect()))
+        return Response(body=generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
     def _refuse(self, refusal: Refusal) -> Response:
         self._on_refusal(refusal.status)
@@ -164,6 +182,16 @@ class Front:
             extra={"request_id": request_id, "status": refusal.status},
         )
         return answer
+
+
+class _Collected(Collector):
+    """Metrics that were collected already."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 class _MethodNotAllowed(ApiError):

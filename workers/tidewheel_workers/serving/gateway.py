@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from opentelemetry import metrics, trace
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
-from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes, is_sent
+from tidewheel.telemetry import GenAiInstruments, configure_logging, gen_ai_attributes, is_sent
 from tidewheel_workers.serving.api_keys import ApiKeys
 from tidewheel_workers.serving.backends import Backends
+from tidewheel_workers.serving.cpu_limit import processes
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.exchange import Exchange
+from tidewheel_workers.serving.family import Member
 from tidewheel_workers.serving.forwarding import LATE_CODES
 from tidewheel_workers.serving.front import Front, Route
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
@@ -29,16 +32,18 @@ from tidewheel_workers.serving.openai_api import (
     read_request,
     unknown_model,
 )
-from tidewheel_workers.serving.process import run
+from tidewheel_workers.serving.process import log_level, reporting, run
 from tidewheel_workers.serving.routes import routes_file, usable_groups
 from tidewheel_workers.serving.service import Readiness
 from tidewheel_workers.serving.settings import GatewaySettings
 from tidewheel_workers.serving.spans import Spans
+from tidewheel_workers.serving.supervisor import Supervisor, listen_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidewheel.api.ranktable import RouteGroup, Routes
+    from tidewheel_workers.serving.family import Place
     from tidewheel_workers.serving.http1.server import Answer, Incoming
     from tidewheel_workers.serving.service import OpenRequests
 
@@ -49,10 +54,11 @@ LAME_DUCK_SECONDS = 1.0
 
 
 class Gateway:
-    """The gateway role."""
+    """The gateway role, or one process of it."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, member: Member | None = None) -> None:
         self.settings: GatewaySettings = settings
+        self._member = member
         self.registry = CollectorRegistry()
         self.spans = Spans()
         self.backends = Backends(self.spans)
@@ -87,6 +93,7 @@ class Gateway:
             self.routes(),
             open_requests,
             spans=self.spans,
+            member=self._member,
             on_refusal=lambda status: self.metrics.request(str(status)).inc(),
         )
 
@@ -207,8 +214,25 @@ def _say(routes: Routes) -> None:
 
 
 def main() -> None:
-    """The program."""
-    run("gateway", lambda: Gateway(GatewaySettings.from_environment()))
+    """The program: one process, or several that share the port."""
+    reporting("gateway", _supervise)
+
+
+def _supervise() -> None:
+    settings = GatewaySettings.from_environment()
+    count = processes(settings.gateway_processes)
+    if count == 1:
+        run("gateway", lambda: Gateway(settings))
+    configure_logging(level=log_level())
+    log.info("%d processes share port %d", count, settings.http_port)
+
+    def work(place: Place) -> NoReturn:
+        member = Member(place)
+        run("gateway", lambda: Gateway(settings, member), member)
+
+    listening = listen_together(settings.pod_ip, settings.http_port, count)
+    gc.freeze()  # what is shared with the processes to come stays shared
+    Supervisor(listening, work, drain_seconds=settings.drain_seconds).run()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import uvloop
 
@@ -28,14 +28,61 @@ log = logging.getLogger(__name__)
 DRAIN_POLL_SECONDS = 0.05
 
 
-def run(role: str, build: Callable[[], Service]) -> NoReturn:
-    """Run a service until it is told to end; exits 0 after a drain, 1 after a failure that was reported."""
-    try:
-        telemetry = configure(f"tidewheel-{role}", log_level=os.environ.get("TIDEWHEEL_LOG_LEVEL", "info"))
+class Orders(Protocol):
+    """Who says when a process has to drain, and when it has done so."""
+
+    async def begin(self, service: Service, open_requests: OpenRequests, end: Callable[[], None]) -> None:
+        """The process listens; call `end` when it has to drain."""
+
+    async def drained(self, service: Service, open_requests: OpenRequests) -> None:
+        """Wait until it has drained, or has no more time for it."""
+
+
+class Signals:
+    """The orders of a process that stands alone: SIGTERM or SIGINT, and an end when nothing is open."""
+
+    async def begin(self, service: Service, open_requests: OpenRequests, end: Callable[[], None]) -> None:
+        """As in `Orders`."""
+        del service, open_requests
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, end)
+
+    async def drained(self, service: Service, open_requests: OpenRequests) -> None:
+        """As in `Orders`."""
         try:
-            uvloop.run(serve(build))
+            async with asyncio.timeout(service.settings.drain_seconds):
+                while open_requests.count or service.unfinished:  # noqa: ASYNC110 - two owners, one end
+                    await asyncio.sleep(DRAIN_POLL_SECONDS)
+        except TimeoutError:
+            log.warning(
+                "%d requests were still open after %g s of draining",
+                open_requests.count,
+                service.settings.drain_seconds,
+            )
+
+
+def run(role: str, build: Callable[[], Service], orders: Orders | None = None) -> NoReturn:
+    """Run a service until it is told to end; exits 0 after a drain, 1 after a failure that was reported."""
+
+    def work() -> None:
+        telemetry = configure(f"tidewheel-{role}", log_level=log_level())
+        try:
+            uvloop.run(serve(build, orders or Signals()))
         finally:
             telemetry.shutdown()
+
+    reporting(role, work)
+
+
+def log_level() -> str:
+    """How much this process logs."""
+    return os.environ.get("TIDEWHEEL_LOG_LEVEL", "info")
+
+
+def reporting(role: str, work: Callable[[], None]) -> NoReturn:
+    """Do it and leave: with 0, or after reporting why it failed with 1."""
+    try:
+        work()
     except (BadSettings, TelemetryMisconfigured) as error:
         report_failure(BadEnvironment(str(error)))
     except ModelError as error:
@@ -48,8 +95,8 @@ def run(role: str, build: Callable[[], Service]) -> NoReturn:
     _leave(1)
 
 
-async def serve(build: Callable[[], Service]) -> None:
-    """Serve until SIGTERM or SIGINT and drain then.
+async def serve(build: Callable[[], Service], orders: Orders) -> None:
+    """Serve until told to end, and drain then.
 
     Raises:
         ModelError: the service could not start, or failed.
@@ -73,13 +120,15 @@ async def serve(build: Callable[[], Service]) -> None:
             await listener.start(settings.pod_ip, settings.http_port)
         except OSError as error:
             raise cannot_listen(error, settings.pod_ip, settings.http_port) from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, end)
+        await orders.begin(service, open_requests, end)
         starting = asyncio.create_task(service.start(end))
         starting.add_done_callback(lambda task: None if task.cancelled() else _pass_on(task, end))
         try:
             await ended
-            await _drain(service, open_requests)
+            open_requests.is_draining = True
+            service.begin_drain()
+            log.info("draining: %d requests are open", open_requests.count)
+            await orders.drained(service, open_requests)
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
@@ -98,19 +147,3 @@ def _leave(code: int) -> NoReturn:
 def _pass_on(task: asyncio.Task[None], end: Callable[[BaseException | None], None]) -> None:
     if (error := task.exception()) is not None:
         end(error)
-
-
-async def _drain(service: Service, open_requests: OpenRequests) -> None:
-    open_requests.is_draining = True
-    service.begin_drain()
-    log.info("draining: %d requests are open", open_requests.count)
-    try:
-        async with asyncio.timeout(service.settings.drain_seconds):
-            while open_requests.count or service.unfinished:  # noqa: ASYNC110 - two owners, one end
-                await asyncio.sleep(DRAIN_POLL_SECONDS)
-    except TimeoutError:
-        log.warning(
-            "%d requests were still open after %g s of draining",
-            open_requests.count,
-            service.settings.drain_seconds,
-        )

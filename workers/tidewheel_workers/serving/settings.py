@@ -93,6 +93,7 @@ class GatewaySettings(Settings):
     ttft_deadline_seconds: float = Field(30.0, gt=0)
     request_timeout_seconds: float = Field(300.0, gt=0)
     api_keys_file: OptionalPath = None
+    gateway_processes: int = Field(0, ge=0, le=64)  # 0: as many as the CPU limit has room for
 
 
 def variable_of(field: str) -> str:
