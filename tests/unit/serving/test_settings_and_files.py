@@ -8,8 +8,6 @@ import pytest
 
 from tidewheel.api.ranktable import Routes
 from tidewheel_workers.llm.errors import ModelNotFound
-from tidewheel_workers.serving.api_keys import ApiKeys
-from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.routes import routes_file
 from tidewheel_workers.serving.settings import BadSettings, GatewaySettings, WorkerSettings
 from tidewheel_workers.serving.stand_in import StandInEngine
@@ -90,31 +88,3 @@ def swap(path, text: str) -> None:
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
-
-
-def accepted(keys: ApiKeys, header: str | None) -> str:
-    try:
-        keys.check(header)
-    except ApiError as error:
-        return error.code
-    return "accepted"
-
-
-def test_only_known_keys_are_accepted(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text("alpha\n\n beta \n")
-    keys = ApiKeys(path)
-    keys.file.refresh()
-    assert [accepted(keys, f"Bearer {key}") for key in ("alpha", "beta", "gamma", "alph")] == [
-        "accepted",
-        "accepted",
-        "invalid_api_key",
-        "invalid_api_key",
-    ]
-    assert accepted(keys, None) == "missing_api_key"
-    assert accepted(keys, "Basic alpha") == "missing_api_key"
-
-
-def test_keys_that_cannot_be_read_let_nobody_in_and_no_keys_let_everybody_in(tmp_path):
-    assert accepted(ApiKeys(tmp_path / "missing"), "Bearer alpha") == "invalid_api_key"
-    assert accepted(ApiKeys(None), None) == "accepted"

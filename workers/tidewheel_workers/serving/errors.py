@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ApiError(Exception):
@@ -17,6 +20,7 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         retry_after_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -24,13 +28,14 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+        self._headers = dict(headers or {})
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that go with it."""
         if self.retry_after_seconds is None:
-            return {}
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
+            return self._headers
+        return self._headers | {"Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
 
     def to_body(self) -> dict[str, Any]:
         """The error object; OpenAI's clients read it."""
