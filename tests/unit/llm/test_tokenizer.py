@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from tidewheel_workers.llm.errors import InvalidRequest, ModelUnreadable, ModelUnsupported
 from tidewheel_workers.llm.loading import LoadedModel
@@ -162,3 +163,21 @@ def test_tokenizers_that_cannot_be_rebuilt_are_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         BPETokenizer.from_gguf(gguf(**changes))
+
+
+@given(st.text())
+def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace") == tokenizer.decode(ids)
+
+
+def test_the_bytes_of_tokens_that_are_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.token_bytes(START) == b"<|im_start|>"
+    assert tokenizer.token_bytes(10_000_000) == b""
+
+
+def test_the_bytes_of_a_vocabulary_that_writes_bytes_as_numbers() -> None:
+    parsing = tokenizers.Tokenizer(models.BPE(vocab={"<0xE2>": 0, "▁hi": 1}, merges=[]))
+    parsing.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    tokenizer = BPETokenizer(parsing, None)
+    assert [tokenizer.token_bytes(token) for token in (0, 1)] == [b"\xe2", b" hi"]

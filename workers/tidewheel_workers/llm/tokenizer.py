@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -43,8 +44,8 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids, without special tokens."""
 
-    def token_text(self, token: int) -> str:
-        """One token as text, special ones by their name; for log-probabilities."""
+    def token_bytes(self, token: int) -> bytes:
+        """One token as bytes of UTF-8, which may be part of a character; special ones by their name."""
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
@@ -71,11 +72,10 @@ class BPETokenizer:
         self._plain = tokenizers.Tokenizer.from_str(parsing.to_str())
         self._plain.encode_special_tokens = True
         self._template = template
-        self._special = {
-            str(token.content): int(index)
-            for index, token in parsing.get_added_tokens_decoder().items()
-            if token.special
-        }
+        added = parsing.get_added_tokens_decoder()
+        self._added = frozenset(map(int, added))
+        self._special = {str(token.content): int(index) for index, token in added.items() if token.special}
+        self._is_byte_level = '"ByteLevel"' in json.dumps(json.loads(parsing.to_str())["decoder"])
         # longest first, so that no token hides a longer one that begins with it
         spellings = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._spelled = re.compile(f"({'|'.join(spellings)})" if spellings else "(?!)")
@@ -169,9 +169,18 @@ class BPETokenizer:
         """As in `Tokenizer`."""
         return str(self._parsing.decode(list(ids), skip_special_tokens=True))
 
-    def token_text(self, token: int) -> str:
+    def token_bytes(self, token: int) -> bytes:
         """As in `Tokenizer`."""
-        return str(self._parsing.decode([token], skip_special_tokens=False))
+        piece = self._parsing.id_to_token(token)
+        if piece is None:
+            return b""  # a vocabulary padded to a round size
+        if token in self._added:
+            return str(piece).encode()
+        if self._is_byte_level:
+            return b"".join(_BYTES.get(character) or character.encode() for character in piece)
+        if (byte := _BYTE_FALLBACK.fullmatch(piece)) is not None:
+            return bytes([int(byte[1], 16)])
+        return str(self._parsing.decode([token], skip_special_tokens=False)).encode()
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
@@ -207,6 +216,20 @@ class BPETokenizer:
         if isinstance(value, list | tuple):
             return [self._guarded(inner, mark) for inner in value]
         return value
+
+
+def _byte_characters() -> dict[str, bytes]:
+    """How byte-level vocabularies write bytes: printable ones as themselves, the others from U+0100 on (GPT-2)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): bytes([byte]) for byte in plain} | {
+        chr(256 + place): bytes([byte]) for place, byte in enumerate(others)
+    }
+
+
+_BYTES = _byte_characters()
+#: How vocabularies of SentencePiece write a byte that no token covers.
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _unused_mark(messages: Sequence[Mapping[str, Any]]) -> str:

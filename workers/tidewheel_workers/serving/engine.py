@@ -176,8 +176,8 @@ class ServingEngine(Protocol):
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a text; from any thread."""
 
-    def token_text(self, token: int) -> str:
-        """One token as text, for log-probabilities; from any thread."""
+    def token_bytes(self, token: int) -> bytes:
+        """One token as bytes of UTF-8, perhaps part of a character, for log-probabilities; from any thread."""
 
     def cached_tokens(self, token_ids: Sequence[int]) -> int:
         """How many of a prompt's first tokens need not be computed here; from any thread, and true for a moment."""

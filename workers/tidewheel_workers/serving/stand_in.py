@@ -118,9 +118,9 @@ class StandInEngine:
         """The text's bytes."""
         return list(text.encode())
 
-    def token_text(self, token: int) -> str:
-        """The byte as a character."""
-        return chr(token)
+    def token_bytes(self, token: int) -> bytes:
+        """The byte."""
+        return bytes([token])
 
     def cached_tokens(self, token_ids: Sequence[int]) -> int:
         """The whole blocks that the prompt has in common with one that is remembered."""

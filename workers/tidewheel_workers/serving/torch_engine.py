@@ -78,9 +78,9 @@ class TorchEngine:
         """As in `ServingEngine`."""
         return self._tokenizer.encode(text)
 
-    def token_text(self, token: int) -> str:
+    def token_bytes(self, token: int) -> bytes:
         """As in `ServingEngine`."""
-        return self._tokenizer.token_text(token)
+        return self._tokenizer.token_bytes(token)
 
     def cached_tokens(self, token_ids: Sequence[int]) -> int:  # noqa: ARG002 - nothing is kept between requests
         """As in `ServingEngine`."""
