@@ -90,7 +90,8 @@ def test_headers_are_those_of_openai():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0ms"), (0.0171, "18ms"), (1, "1s"), (7.42, "7.5s"), (60, "1m0s"), (360, "6m0s")]
+    ("seconds", "text"),
+    [(0, "0ms"), (0.0171, "18ms"), (1, "1s"), (7.42, "7.5s"), (60, "1m0s"), (360, "6m0s")],
 )
 def test_durations_are_written_as_openai_writes_them(seconds, text):
     assert duration(seconds) == text

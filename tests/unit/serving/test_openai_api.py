@@ -8,12 +8,13 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from tidewheel_workers.serving.engine import Generated, Logprob
+from tidewheel_workers.serving.engine import EngineIdentity, Generated, KVShape, Logprob
 from tidewheel_workers.serving.errors import ApiError
-from tidewheel_workers.serving.openai_answers import DONE, Answer
+from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint
 from tidewheel_workers.serving.openai_api import (
     CHAT,
     COMPLETIONS,
+    bounded,
     read_json_object,
     read_request,
     refuse_unsupported,
@@ -61,15 +62,66 @@ def test_text_parts_are_joined_and_developer_means_system():
     assert [message.to_template() for message in request.messages] == [{"role": "system", "content": "ab"}]
 
 
-@pytest.mark.parametrize("prompt", ["one", ["one"]])
-def test_a_completion_has_one_prompt(prompt):
-    request = read_request(COMPLETIONS, {"model": "m", "prompt": prompt}, served_model="m")
-    assert request.the_prompt == "one"
+def completion(prompt, **fields):
+    return read_request(COMPLETIONS, {"model": "m", "prompt": prompt, **fields}, served_model="m")
 
 
-def test_a_completions_prompt_may_be_tokens():
-    request = read_request(COMPLETIONS, {"model": "m", "prompt": [1, 2]}, served_model="m")
-    assert request.the_prompt == (1, 2)
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        pytest.param("one", ("one",), id="a text"),
+        pytest.param(["one", "2"], ("one", "2"), id="texts"),
+        pytest.param([1, 2], ((1, 2),), id="tokens"),
+        pytest.param([[1, 2], [3]], ((1, 2), (3,)), id="lists of tokens"),
+    ],
+)
+def test_a_completions_prompts_are_texts_or_tokens(prompt, prompts):
+    assert completion(prompt).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    "prompt", [None, 1, {}, [1, "a"], [[1], "a"], [1.5], [True], [-1], [2**31], ["a"] * 17], ids=str
+)
+def test_another_prompt_is_refused_by_name(prompt):
+    with pytest.raises(ApiError, match="prompt") as refused:
+        completion(prompt)
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "prompt")
+
+
+def test_a_server_behind_the_gateway_takes_one_prompt():
+    assert completion(["one"]).the_prompt == "one"
+    with pytest.raises(ApiError, match="ask the gateway"):
+        _ = completion(["one", "two"]).the_prompt
+
+
+def test_a_completion_is_short_unless_more_is_asked_for():
+    assert completion("a").to_sampling().max_tokens == 16
+    assert completion("a", max_tokens=100).to_sampling().max_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("request_", "estimate"),
+    [
+        pytest.param(lambda: chat(), 2, id="a chat without a limit"),
+        pytest.param(lambda: chat(max_completion_tokens=10, max_tokens=99, n=3), 32, id="choices"),
+        pytest.param(lambda: completion("12345"), 18, id="a text"),
+        pytest.param(lambda: completion([[1, 2, 3], [4]], max_tokens=5, n=2), 24, id="lists of tokens"),
+    ],
+)
+def test_the_tokens_of_a_request_are_guessed_from_its_length_and_its_limits(request_, estimate):
+    assert request_().tokens_estimate == estimate
+
+
+def test_the_longest_answer_of_a_key_is_kept():
+    body = {"model": "m", "messages": HELLO}
+    assert bounded(body, chat(), 50) == body | {"max_completion_tokens": 50}
+    assert bounded(body | {"max_tokens": 9}, chat(max_tokens=9), 50) == body | {"max_tokens": 9}
+    with pytest.raises(ApiError, match="51 is too many; an answer with this key has at most 50") as refused:
+        bounded(body, chat(max_tokens=51), 50)
+    assert (refused.value.status, refused.value.param) == (400, "max_tokens")
+    with pytest.raises(ApiError) as refused:
+        bounded(body, chat(max_completion_tokens=51), 50)
+    assert refused.value.param == "max_completion_tokens"
 
 
 def test_unknown_fields_are_ignored():
@@ -93,7 +145,20 @@ def test_unknown_fields_are_ignored():
         pytest.param({"temperature": 3}, "invalid_value", "temperature", id="too hot"),
         pytest.param({"max_tokens": 0}, "invalid_value", "max_tokens", id="no tokens"),
         pytest.param({"top_logprobs": 21}, "invalid_value", "top_logprobs", id="too many logprobs"),
-        pytest.param({"n": 2}, "unsupported_value", "n", id="two choices"),
+        pytest.param({"top_logprobs": 2}, "invalid_value", "top_logprobs", id="logprobs not asked for"),
+        pytest.param({"n": 0}, "invalid_value", "n", id="no choice"),
+        pytest.param({"n": 17}, "invalid_value", "n", id="too many choices"),
+        pytest.param({"n": 2, "best_of": 3}, "invalid_value", "best_of", id="choices to throw away"),
+        pytest.param({"stop": ["a"] * 17}, "invalid_value", "stop", id="too many stops"),
+        pytest.param({"stop": [1]}, "invalid_value", "stop.0", id="a stop that is no text"),
+        pytest.param({"logit_bias": {"1": 101}}, "invalid_value", "logit_bias", id="too much bias"),
+        pytest.param({"logit_bias": {"a": 1}}, "invalid_value", "logit_bias", id="bias of a word"),
+        pytest.param(
+            {"logit_bias": dict.fromkeys(map(str, range(301)), 1)}, "invalid_value", "logit_bias", id="biases"
+        ),
+        pytest.param({"stream_options": {}}, "invalid_value", "stream_options", id="options of no stream"),
+        pytest.param({"min_tokens": 3, "max_tokens": 2}, "invalid_value", "min_tokens", id="min above max"),
+        pytest.param({"seed": 2**63}, "invalid_value", "seed", id="a seed of more than 64 bits"),
     ],
 )
 def test_a_wrong_field_is_named(fields, code, param):
@@ -101,6 +166,7 @@ def test_a_wrong_field_is_named(fields, code, param):
         chat(**fields)
     assert (refused.value.status, refused.value.code) == (400, code)
     assert refused.value.param.startswith(param)
+    assert refused.value.param in refused.value.message
     assert refused.value.to_body()["error"]["type"] == "invalid_request_error"
 
 
@@ -143,12 +209,13 @@ def test_harmless_values_of_such_fields_are_accepted():
     refuse_unsupported({"tools": [], "response_format": {"type": "text"}, "tool_choice": "none"})
 
 
-def event(number: int, text: str, reason=None) -> Generated:
+def event(number: int, text: str, reason=None, choice: int = 0) -> Generated:
     return Generated(
         request_id="r",
         token=number,
         text=text,
         output_tokens=number,
+        choice=choice,
         finish_reason=reason,
         logprob=Logprob(token=number, logprob=-0.5, top=((number, -0.5), (9, -2.0))),
     )
@@ -157,10 +224,14 @@ def event(number: int, text: str, reason=None) -> Generated:
 EVENTS = (event(1, "Par"), event(2, "is", "stop"))
 
 
-def answer(endpoint: str) -> Answer:
-    return Answer(
-        endpoint=endpoint, request_id="r1", model="m", prompt_tokens=3, token_text=lambda t: f"<{t}>"
-    )
+def answer(endpoint: str, **more) -> Answer:
+    given = {"request_id": "r1", "model": "m", "prompt_tokens": 3, "token_bytes": lambda t: f"<{t}>".encode()}
+    return Answer(endpoint=endpoint, **given | more)
+
+
+def chunks(raw: bytes) -> list[dict]:
+    """The events of a stream, as they are."""
+    return [json.loads(line.removeprefix("data: ")) for line in raw.decode().strip().split("\n\n")]
 
 
 def test_a_chat_answer_is_what_openais_client_expects():
@@ -181,6 +252,7 @@ def test_a_completion_is_what_openais_client_expects():
     parsed = Completion.model_validate(whole.whole(), strict=True)
     assert parsed.choices[0].text == "Paris"
     assert parsed.choices[0].logprobs.top_logprobs[0] == {"<1>": -0.5, "<9>": -2.0}
+    assert parsed.choices[0].logprobs.text_offset == [0, 3]
 
 
 def test_the_chunks_of_a_stream_are_what_openais_client_expects():
@@ -195,3 +267,87 @@ def test_the_chunks_of_a_stream_are_what_openais_client_expects():
     assert "".join(chunk.choices[0].delta.content for chunk in chunks[:2]) == "Paris"
     assert chunks[1].choices[0].finish_reason == "stop"
     assert chunks[2].usage.completion_tokens == 2
+
+
+INTERLEAVED = (
+    event(1, "a", choice=1),
+    event(1, "x", choice=0),
+    event(2, "b", "length", choice=1),
+    event(2, "y", choice=0),
+    event(3, "z", "stop", choice=0),
+)
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+def test_several_choices_come_interleaved_each_with_its_index(endpoint):
+    stream = answer(endpoint, choices=2)
+    told = [chunk["choices"][0] for chunk in chunks(b"".join(map(stream.chunk, INTERLEAVED)))]
+    assert [one["index"] for one in told] == [1, 0, 1, 0, 0]
+    assert [one["finish_reason"] for one in told] == [None, None, "length", None, "stop"]
+    if endpoint == CHAT:
+        assert ["role" in one["delta"] for one in told] == [True, True, False, False, False]
+    else:
+        assert [one["logprobs"]["text_offset"] for one in told] == [[0], [0], [1], [1], [2]]
+
+
+def test_several_choices_are_one_answer_and_the_prompt_counts_once():
+    whole = answer(CHAT, choices=2)
+    for one in INTERLEAVED:
+        whole.add(one)
+    parsed = ChatCompletion.model_validate(whole.whole(), strict=True)
+    assert [(c.index, c.message.content, c.finish_reason) for c in parsed.choices] == [
+        (0, "xyz", "stop"),
+        (1, "ab", "length"),
+    ]
+    assert (parsed.usage.prompt_tokens, parsed.usage.completion_tokens, parsed.usage.total_tokens) == (
+        3,
+        5,
+        8,
+    )
+
+
+def test_usage_is_null_until_the_chunk_that_tells_it():
+    stream = answer(CHAT, includes_usage=True, cached_tokens=2)
+    *parts, last = chunks(b"".join([*map(stream.chunk, EVENTS), stream.usage_chunk()]))
+    assert [part["usage"] for part in parts] == [None, None]
+    assert last["choices"] == []
+    assert last["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    assert "usage" not in chunks(answer(CHAT).chunk(EVENTS[0]))[0]
+
+
+def test_a_token_that_is_part_of_a_character_is_told_by_its_bytes():
+    half = {"token_bytes": lambda token: "é".encode()[token - 1 : token] if token < 3 else b"<9>"}
+    chat_logprobs = chunks(answer(CHAT, **half).chunk(EVENTS[0]))[0]["choices"][0]["logprobs"]["content"]
+    assert (chat_logprobs[0]["token"], chat_logprobs[0]["bytes"]) == ("\ufffd", [0xC3])
+    logprobs = chunks(answer(COMPLETIONS, **half).chunk(EVENTS[1]))[0]["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["bytes:\\xa9"]
+
+
+def test_a_token_that_could_not_come_has_a_log_probability_that_json_can_say():
+    never = Generated(
+        request_id="r",
+        token=1,
+        text="a",
+        output_tokens=1,
+        logprob=Logprob(token=1, logprob=float("-inf"), top=((2, float("-inf")),)),
+    )
+    for endpoint in (CHAT, COMPLETIONS):
+        assert b"Infinity" not in answer(endpoint).chunk(never)
+        assert b"-9999.0" in answer(endpoint).chunk(never)
+
+
+def test_the_fingerprint_changes_with_the_model_and_its_layout_only():
+    def of(model: str, layout: str) -> str:
+        shape = KVShape(layers=1, kv_heads=1, head_dim=1, dtype="float32")
+        return fingerprint(EngineIdentity(model_digest=model, layout_digest=layout, kv=shape))
+
+    assert of("a", "b") == of("a", "b")
+    assert len({of("a", "b"), of("b", "a"), of("a", "c")}) == 3
+    whole = answer(COMPLETIONS, fingerprint=of("a", "b"))
+    whole.add(EVENTS[1])
+    assert Completion.model_validate(whole.whole(), strict=True).system_fingerprint == of("a", "b")

@@ -24,7 +24,7 @@ from tidewheel_workers.serving.errors import ApiError, invalid, unavailable
 from tidewheel_workers.serving.http_server import REQUEST_ID
 from tidewheel_workers.serving.kv_client import KVClient
 from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, HandOver, TransferFailed
-from tidewheel_workers.serving.openai_answers import DONE, Answer, sse
+from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint, sse
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
@@ -69,21 +69,31 @@ class DecodeServer(Worker):
         began = time.monotonic()
         engine, parsed = await self.read(request)
         hand_over = _hand_over(parsed)
-        slot = self.take_slot()
+        # every choice is a sequence of its own in the engine's batch
+        slot = self.take_slot(parsed.choices)
         try:
             tokens = await self.encode(engine, parsed)
+            # the client chooses the request's id, so it is not fit to be the engine's
+            prompt = Prompt(
+                request_id=secrets.token_hex(8),
+                token_ids=tokens,
+                sampling=parsed.to_sampling(),
+                choices=parsed.choices,
+            )
+            computed = await self._computed(hand_over)
+            if computed is None:
+                self.metrics.prompt_tokens.inc(len(tokens))
             answer = Answer(
                 endpoint=request.path,
                 request_id=request[REQUEST_ID],
                 model=self.settings.model_name,
                 prompt_tokens=len(tokens),
-                token_text=engine.engine.token_text,
+                cached_tokens=None if computed is None else computed.cached_tokens,
+                token_bytes=engine.engine.token_bytes,
+                fingerprint=fingerprint(engine.engine.identity),
+                choices=parsed.choices,
+                includes_usage=parsed.include_usage,
             )
-            # the client chooses the request's id, so it is not fit to be the engine's
-            prompt = Prompt(request_id=secrets.token_hex(8), token_ids=tokens, sampling=parsed.to_sampling())
-            computed = await self._computed(hand_over)
-            if computed is None:
-                self.metrics.prompt_tokens.inc(len(tokens))
             with tracer.start_as_current_span("decode") as span:
                 events = self._timed(engine.generate(prompt, computed), began, answer)
                 async with aclosing(events):
@@ -123,7 +133,8 @@ class DecodeServer(Worker):
         labels = gen_ai_attributes(
             operation="chat" if answer.is_chat else "text_completion", request_model=answer.model
         )
-        first = last = 0.0
+        first = now = 0.0
+        last: dict[int, float] = {}  # by choice: when its last token came
         tokens, reason = 0, "abort"
         try:
             async with aclosing(events):
@@ -132,18 +143,20 @@ class DecodeServer(Worker):
                     if tokens == 0:
                         first = now
                         self.metrics.ttft.observe(now - began)
-                    else:
-                        self.metrics.itl.observe(now - last)
-                    last, tokens = now, event.output_tokens
+                    if event.choice in last:
+                        self.metrics.itl.observe(now - last[event.choice])
+                    last[event.choice] = now
+                    tokens += 1
                     reason = event.finish_reason or reason
                     self.metrics.generation_tokens.inc()
                     yield event
         finally:
             self.metrics.finished(reason)
             self.metrics.e2e.observe(time.monotonic() - began)
-            if tokens > 1:
-                self.metrics.decode_seconds.observe(last - first)
-                self._gen_ai.server_time_per_output_token.record((last - first) / (tokens - 1), labels)
+            if tokens > len(last):
+                self.metrics.decode_seconds.observe(now - first)
+                per_choice = tokens / len(last)
+                self._gen_ai.server_time_per_output_token.record((now - first) / (per_choice - 1), labels)
             self._gen_ai.client_token_usage.record(
                 answer.prompt_tokens, labels | {"gen_ai.token.type": "input"}
             )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tidewheel_workers.serving.openai_api import CHAT
@@ -12,26 +14,45 @@ from tidewheel_workers.serving.openai_api import CHAT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidewheel_workers.serving.engine import Generated, Logprob
+    from tidewheel_workers.serving.engine import EngineIdentity, Generated, Logprob
 
 DONE = b"data: [DONE]\n\n"
+UNLIKELY = -9999.0
+
+
+@dataclass(slots=True)
+class _Choice:
+    """One of the answers in the making."""
+
+    output_tokens: int = 0
+    finish_reason: str | None = None
+    characters: int = 0
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+    offsets: list[int] = field(
+        default_factory=list
+    )  # where in the text the token of each log-probability begins
+    has_begun: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """One answer in the making; chunks may be taken while it grows, the whole when it is complete."""
+    """The answer to one prompt in the making; chunks may be taken while it grows, the whole when it is complete."""
 
     endpoint: str
     request_id: str
     model: str
     prompt_tokens: int
-    token_text: Callable[[int], str]
+    token_bytes: Callable[[int], bytes]
+    cached_tokens: int | None = None  # of the prompt; None when it is not known
+    fingerprint: str | None = None
+    choices: int = 1
+    includes_usage: bool = False  # whether a stream ends with the usage
     created: int = field(default_factory=lambda: int(time.time()))
-    output_tokens: int = 0
-    finish_reason: str | None = None
-    _texts: list[str] = field(default_factory=list)
-    _logprobs: list[Logprob] = field(default_factory=list)
-    _has_begun: bool = False
+    _choices: list[_Choice] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._choices = [_Choice() for _ in range(self.choices)]
 
     @property
     def is_chat(self) -> bool:
@@ -39,34 +60,50 @@ class Answer:
         return self.endpoint == CHAT
 
     @property
-    def usage(self) -> dict[str, int]:
-        """Tokens so far."""
-        return {
+    def output_tokens(self) -> int:
+        """Over all choices."""
+        return sum(choice.output_tokens for choice in self._choices)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Tokens so far: a prompt counts once, however many choices it has."""
+        used: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.output_tokens,
             "total_tokens": self.prompt_tokens + self.output_tokens,
         }
+        if self.cached_tokens is not None:
+            used["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        return used
 
     def add(self, event: Generated) -> None:
         """Take one token."""
-        self.output_tokens = event.output_tokens
-        self.finish_reason = event.finish_reason
-        self._texts.append(event.text)
+        choice = self._choices[event.choice]
+        choice.output_tokens = event.output_tokens
+        choice.finish_reason = event.finish_reason
+        choice.texts.append(event.text)
         if event.logprob is not None:
-            self._logprobs.append(event.logprob)
+            choice.logprobs.append(event.logprob)
+            choice.offsets.append(choice.characters)
+        choice.characters += len(event.text)
 
     def chunk(self, event: Generated) -> bytes:
-        """One token as an event of a stream; the first one of a chat names the role."""
+        """One token as an event of a stream; the first one of each choice of a chat names the role."""
         self.add(event)
-        choice: dict[str, Any] = {"index": 0, "finish_reason": event.finish_reason}
+        choice = self._choices[event.choice]
+        told: dict[str, Any] = {"index": event.choice, "finish_reason": event.finish_reason}
         if self.is_chat:
             delta: dict[str, Any] = {"content": event.text}
-            choice["delta"] = delta if self._has_begun else {"role": "assistant", **delta}
+            told["delta"] = delta if choice.has_begun else {"role": "assistant", **delta}
         else:
-            choice["text"] = event.text
-        choice["logprobs"] = self._to_logprobs([event.logprob]) if event.logprob is not None else None
-        self._has_begun = True
-        return sse(self._frame([choice], is_chunk=True))
+            told["text"] = event.text
+        told["logprobs"] = (
+            None if event.logprob is None else self._to_logprobs([event.logprob], choice.offsets[-1:])
+        )
+        choice.has_begun = True
+        # with the usage asked for, every other chunk says that it is not there
+        usage = {"usage": None} if self.includes_usage else {}
+        return sse(self._frame([told], is_chunk=True) | usage)
 
     def usage_chunk(self) -> bytes:
         """The last event of a stream that asked for the usage."""
@@ -74,17 +111,21 @@ class Answer:
 
     def whole(self) -> dict[str, Any]:
         """The answer as one object."""
-        text = "".join(self._texts)
-        choice: dict[str, Any] = {
-            "index": 0,
-            "finish_reason": self.finish_reason,
-            "logprobs": self._to_logprobs(self._logprobs) if self._logprobs else None,
+        choices = [self._whole_choice(index, choice) for index, choice in enumerate(self._choices)]
+        return self._frame(choices, is_chunk=False) | {"usage": self.usage}
+
+    def _whole_choice(self, index: int, choice: _Choice) -> dict[str, Any]:
+        text = "".join(choice.texts)
+        told: dict[str, Any] = {
+            "index": index,
+            "finish_reason": choice.finish_reason,
+            "logprobs": self._to_logprobs(choice.logprobs, choice.offsets) if choice.logprobs else None,
         }
         if self.is_chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            told["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
-            choice["text"] = text
-        return self._frame([choice], is_chunk=False) | {"usage": self.usage}
+            told["text"] = text
+        return told
 
     def _frame(self, choices: list[dict[str, Any]], *, is_chunk: bool) -> dict[str, Any]:
         if self.is_chat:
@@ -96,17 +137,19 @@ class Answer:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
 
-    def _to_logprobs(self, logprobs: list[Logprob]) -> dict[str, Any]:
+    def _to_logprobs(self, logprobs: list[Logprob], offsets: list[int]) -> dict[str, Any]:
         if not self.is_chat:
             return {
-                "tokens": [self.token_text(one.token) for one in logprobs],
-                "token_logprobs": [one.logprob for one in logprobs],
+                "tokens": [self._key(one.token) for one in logprobs],
+                "token_logprobs": [_finite(one.logprob) for one in logprobs],
                 "top_logprobs": [
-                    {self.token_text(token): value for token, value in one.top} for one in logprobs
+                    {self._key(token): _finite(value) for token, value in one.top} for one in logprobs
                 ],
+                "text_offset": offsets,
             }
         return {
             "content": [
@@ -117,8 +160,27 @@ class Answer:
         }
 
     def _entry(self, token: int, value: float) -> dict[str, Any]:
-        text = self.token_text(token)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+        raw = self.token_bytes(token)
+        return {"token": raw.decode(errors="replace"), "logprob": _finite(value), "bytes": list(raw)}
+
+    def _key(self, token: int) -> str:
+        """A token in the older form, which has no bytes beside: parts of characters are told apart as OpenAI does."""
+        raw = self.token_bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI's stand-in for it is -9999."""
+    return max(logprob, UNLIKELY)
+
+
+def fingerprint(identity: EngineIdentity) -> str:
+    """OpenAI's `system_fingerprint`: while it stays the same, the same seed and request give the same answer."""
+    parts = (version("tidewheel"), identity.model_digest, identity.layout_digest)
+    return f"fp_{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:12]}"
 
 
 def sse(event: dict[str, Any]) -> bytes:

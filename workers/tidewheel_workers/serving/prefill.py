@@ -24,7 +24,7 @@ from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
 from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.kv_server import KVServer
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, HandOver
-from tidewheel_workers.serving.openai_answers import Answer
+from tidewheel_workers.serving.openai_answers import Answer, fingerprint
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.start_errors import cannot_listen
@@ -104,7 +104,10 @@ class PrefillServer(Worker):
             ):
                 # the client chooses the request's id, so it is not fit to be the engine's
                 prompt = Prompt(
-                    request_id=secrets.token_hex(8), token_ids=tokens, sampling=parsed.to_sampling()
+                    request_id=secrets.token_hex(8),
+                    token_ids=tokens,
+                    sampling=parsed.to_sampling(),
+                    choices=parsed.choices,
                 )
                 sink = KVBuffer.for_tokens(engine.engine.identity.kv, prompt.kv_tokens)
                 computed = await engine.compute(prompt, sink)
@@ -121,25 +124,30 @@ class PrefillServer(Worker):
         self.metrics.prefill_seconds.observe(taken)
         self.metrics.e2e.observe(taken)
         self.metrics.prompt_tokens.inc(len(tokens))
-        self.metrics.generation_tokens.inc()
+        self.metrics.generation_tokens.inc(len(computed.first))
         self.metrics.finished("length")
         answer = Answer(
             endpoint=request.path,
             request_id=request[REQUEST_ID],
             model=self.settings.model_name,
             prompt_tokens=len(tokens),
-            token_text=engine.engine.token_text,
+            cached_tokens=computed.cached_tokens,
+            token_bytes=engine.engine.token_bytes,
+            fingerprint=fingerprint(engine.engine.identity),
+            choices=len(computed.first),
         )
-        answer.add(
-            Generated(
-                request_id=request[REQUEST_ID],
-                token=computed.first[0].token,
-                text=engine.engine.token_text(computed.first[0].token),
-                output_tokens=1,
-                finish_reason="length",
-                logprob=computed.first[0].logprob,
+        for choice, first in enumerate(computed.first):
+            answer.add(
+                Generated(
+                    request_id=request[REQUEST_ID],
+                    token=first.token,
+                    text=engine.engine.token_bytes(first.token).decode(errors="replace"),
+                    output_tokens=1,
+                    choice=choice,
+                    finish_reason="length",
+                    logprob=first.logprob,
+                )
             )
-        )
         return web.json_response(answer.whole() | {"kv_transfer_params": hand_over.model_dump()})
 
     async def _release(self, request: web.Request) -> web.Response:

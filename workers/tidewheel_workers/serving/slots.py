@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidewheel_workers.serving.errors import busy
+from tidewheel_workers.serving.errors import busy, invalid
 
 
 class Slots:
@@ -12,26 +12,33 @@ class Slots:
         self.total = total
         self.used = 0
 
-    def take(self) -> Slot:
-        """A slot.
+    def take(self, count: int = 1) -> Slot:
+        """So many slots for one request, all of them or none.
 
         Raises:
-            ApiError: 429, none is free.
+            ApiError: 429, not enough are free; 400, there are not so many.
         """
-        if self.used >= self.total:
-            raise busy(f"all {self.total} slots are in use; try again, or ask another server")
-        self.used += 1
-        return Slot(self)
+        if count > self.total:
+            raise invalid(
+                "invalid_value",
+                f"n: {count} choices are more than the {self.total} slots of a server here; ask for fewer",
+                "n",
+            )
+        if self.used + count > self.total:
+            raise busy(f"{self.used} of {self.total} slots are in use; try again, or ask another server")
+        self.used += count
+        return Slot(self, count)
 
 
 class Slot:
     """One request's place; give it back once, or as often as is convenient."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, count: int) -> None:
         self._slots: Slots | None = slots
+        self._count = count
 
     def free(self) -> None:
         """Give it back."""
         if self._slots is not None:
-            self._slots.used -= 1
+            self._slots.used -= self._count
             self._slots = None

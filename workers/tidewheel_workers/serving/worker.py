@@ -160,14 +160,14 @@ class Worker(ABC):
         refuse_unsupported(body)
         return self.engine, parsed
 
-    def take_slot(self) -> Slot:
-        """A slot, at once.
+    def take_slot(self, count: int = 1) -> Slot:
+        """So many slots, at once.
 
         Raises:
-            ApiError: 429, none is free.
+            ApiError: 429, not enough are free.
         """
         try:
-            return self.slots.take()
+            return self.slots.take(count)
         except ApiError as error:
             self.metrics.refused(error.code)
             raise
