@@ -216,7 +216,14 @@ class Gateway(PodRole):
     )
     api_keys_secret_ref: SecretKey | None = Field(
         None,
-        description="apiKeysSecretRef holds the accepted API keys, one a line; without it no key is asked for.",
+        description=(
+            "apiKeysSecretRef holds the accepted API keys, one a line, each with its limits if it has any; "
+            "without it no key is asked for."
+        ),
+    )
+    page: Literal["Enabled", "Disabled"] = Field(
+        "Enabled",
+        description="page is whether the gateways show a page with a chat and live figures at /.",
     )
 
     cel_rules = (

@@ -22,6 +22,7 @@
 | `TIDEWHEEL_TTFT_DEADLINE_SECONDS` | gateway | longest wait for a prefill slot |
 | `TIDEWHEEL_REQUEST_TIMEOUT_SECONDS` | gateway | longest request |
 | `TIDEWHEEL_API_KEYS_FILE` | gateway | accepted keys, one a line; not set: no key is asked for |
+| `TIDEWHEEL_PAGE` | gateway | `Enabled` or `Disabled`: the page at `/` |
 | `TIDEWHEEL_TERMINATION_LOG` | all | where a process that cannot start leaves reason and message |
 | `HOME`, `TMPDIR` | all | the one writable directory of the container |
 | `TRACEPARENT` | all | W3C context of whoever applied the PDService, if known; to link to, not to continue |
@@ -99,6 +100,7 @@ def _gateway_values(spec: PDServiceSpec) -> dict[str, str | int]:
         "TIDEWHEEL_ROUTES_FILE": meta.ROUTES_PATH,
         "TIDEWHEEL_TTFT_DEADLINE_SECONDS": gateway.ttft_deadline_seconds,
         "TIDEWHEEL_REQUEST_TIMEOUT_SECONDS": gateway.request_timeout_seconds,
+        "TIDEWHEEL_PAGE": gateway.page,
     }
     if gateway.api_keys_secret_ref is not None:
         values["TIDEWHEEL_API_KEYS_FILE"] = API_KEYS_PATH

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_TPOT = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 _REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
 
 
@@ -55,6 +56,15 @@ class GatewayMetrics:
             "From arrival to the first bytes of the answer, streams only.",
             registry=registry,
             buckets=_TTFT,
+        )
+        self.tpot = Histogram(
+            "tidewheel_gateway_time_per_output_token_seconds",
+            "Between two tokens of a stream on average, by stream.",
+            registry=registry,
+            buckets=_TPOT,
+        )
+        self.output_tokens = Counter(
+            "tidewheel_gateway_output_tokens", "Tokens of answers that went to clients.", registry=registry
         )
         self.duration = Histogram(
             "tidewheel_gateway_request_seconds",

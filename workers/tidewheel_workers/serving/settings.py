@@ -94,6 +94,7 @@ class GatewaySettings(Settings):
     request_timeout_seconds: float = Field(300.0, gt=0)
     api_keys_file: OptionalPath = None
     gateway_processes: int = Field(0, ge=0, le=64)  # 0: as many as the CPU limit has room for
+    page: Literal["Enabled", "Disabled"] = "Enabled"
 
 
 def variable_of(field: str) -> str:

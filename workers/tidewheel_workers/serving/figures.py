@@ -1,0 +1,187 @@
+"""The live figures of a gateway: what its metrics did in the last minute or two, without I/O and without a clock.
+
+A `Sample` is taken from the metrics every `SAMPLE_SECONDS`; figures are differences between samples, so that they need nothing
+beside what Prometheus is shown. Quantiles are interpolated within a histogram's bucket, as Prometheus' `histogram_quantile` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from tidewheel.api.ranktable import RouteGroup
+
+SAMPLE_SECONDS = 2.0
+#: The lines of the page show so much, the numbers the last half of it.
+SAMPLES_KEPT = 61
+SAMPLES_OF_A_MINUTE = 31
+
+_PREFIX = "tidewheel_gateway_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """A histogram at one moment."""
+
+    buckets: tuple[tuple[float, float], ...] = ()  # upper bound and how many are at most that, rising
+    total: float = 0.0  # sum of all values
+
+    @property
+    def count(self) -> float:
+        """How many values."""
+        return self.buckets[-1][1] if self.buckets else 0.0
+
+    def since(self, earlier: Distribution) -> Distribution:
+        """What came between."""
+        before = dict(earlier.buckets)
+        return Distribution(
+            buckets=tuple((bound, count - before.get(bound, 0.0)) for bound, count in self.buckets),
+            total=self.total - earlier.total,
+        )
+
+    @property
+    def mean(self) -> float | None:
+        """The mean; None of nothing."""
+        return self.total / self.count if self.count else None
+
+    def quantile(self, part: float) -> float | None:
+        """Below it lies that part of the values, 0 to 1; None of nothing."""
+        wanted = part * self.count
+        if not self.count:
+            return None
+        low, below = 0.0, 0.0
+        for bound, count in self.buckets:
+            if count >= wanted and count > below:
+                # the last bucket has no upper bound: its lower one is the best that can be said
+                return low if bound == math.inf else low + (bound - low) * (wanted - below) / (count - below)
+            low, below = bound, count
+        return low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A gateway's metrics at one moment; all but the open requests only rise."""
+
+    at: float
+    ttft: Distribution = Distribution()
+    tpot: Distribution = Distribution()
+    tokens: float = 0.0
+    requests: float = 0.0
+    rejections: float = 0.0  # of inquiries, by servers without a free slot
+    shed: float = 0.0  # requests that ended because no server had time for them
+    reforwards: float = 0.0
+    interrupted: float = 0.0
+    open_requests: float = 0.0
+
+
+def take_sample(metrics: Iterable[Metric], at: float) -> Sample:
+    """What a registry shows now."""
+    sums: dict[str, float] = {}
+    buckets: dict[str, list[tuple[float, float]]] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            name = sample.name.removeprefix(_PREFIX)
+            if name.endswith("_bucket"):
+                buckets.setdefault(name, []).append((float(sample.labels["le"]), sample.value))
+            elif name != "inquiries_total" or sample.labels["outcome"] == "busy":
+                sums[name] = sums.get(name, 0.0) + sample.value
+
+    def distribution(name: str) -> Distribution:
+        return Distribution(
+            buckets=tuple(sorted(buckets.get(f"{name}_bucket", ()))), total=sums.get(f"{name}_sum", 0.0)
+        )
+
+    return Sample(
+        at=at,
+        ttft=distribution("time_to_first_token_seconds"),
+        tpot=distribution("time_per_output_token_seconds"),
+        tokens=sums.get("output_tokens_total", 0.0),
+        requests=sums.get("requests_total", 0.0),
+        rejections=sums.get("inquiries_total", 0.0),
+        shed=sums.get("early_terminations_total", 0.0),
+        reforwards=sums.get("reforwards_total", 0.0),
+        interrupted=sums.get("interrupted_streams_total", 0.0),
+        open_requests=sums.get("open_streams", 0.0),
+    )
+
+
+class History:
+    """The last samples."""
+
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+
+    def add(self, sample: Sample) -> None:
+        """One more; the oldest goes."""
+        self.samples.append(sample)
+
+
+def figures(
+    samples: Sequence[Sample], groups: Sequence[RouteGroup], *, service: str, model: str
+) -> dict[str, Any]:
+    """What the page shows: numbers of the last minute, lines of the last two, oldest value first.
+
+    Times are in seconds and None where nothing was measured; P/D is prefill to decode pods over all groups that serve.
+    """
+    recent = samples[-SAMPLES_OF_A_MINUTE:]
+    first, last = (recent[0], recent[-1]) if recent else (Sample(at=0.0), Sample(at=0.0))
+    seconds = last.at - first.at
+    prefill = sum(len(group.prefill) for group in groups)
+    decode = sum(len(group.decode) for group in groups)
+    return {
+        "service": service,
+        "model": model,
+        "seconds": round(seconds, 3),
+        "groups": len(groups),
+        "prefill": prefill,
+        "decode": decode,
+        "ratio": _ratio(prefill, decode),
+        "ttft_seconds": _quantiles(last.ttft.since(first.ttft)),
+        "tpot_seconds": _quantiles(last.tpot.since(first.tpot)),
+        "tokens_per_second": _rate(last.tokens - first.tokens, seconds),
+        "requests_per_second": _rate(last.requests - first.requests, seconds),
+        "open_requests": int(last.open_requests),
+        "rejections": int(last.rejections - first.rejections),
+        "shed": int(last.shed - first.shed),
+        "reforwards": int(last.reforwards - first.reforwards),
+        "interrupted": int(last.interrupted - first.interrupted),
+        "history": {
+            "step_seconds": SAMPLE_SECONDS,
+            "ttft_seconds": [_rounded(b.ttft.since(a.ttft).mean) for a, b in pairwise(samples)],
+            "tpot_seconds": [_rounded(b.tpot.since(a.tpot).mean) for a, b in pairwise(samples)],
+            "tokens_per_second": [_rate(b.tokens - a.tokens, b.at - a.at) for a, b in pairwise(samples)],
+            "open_requests": [int(sample.open_requests) for sample in samples],
+            "rejections": [int(b.rejections - a.rejections) for a, b in pairwise(samples)],
+            "reforwards": [int(b.reforwards - a.reforwards) for a, b in pairwise(samples)],
+        },
+    }
+
+
+def _ratio(prefill: int, decode: int) -> str | None:
+    if not prefill or not decode:
+        return None
+    ratio = Fraction(prefill, decode)
+    return f"{ratio.numerator}:{ratio.denominator}"
+
+
+def _quantiles(values: Distribution) -> dict[str, float | None] | None:
+    if not values.count:
+        return None
+    return {"p50": _rounded(values.quantile(0.5)), "p95": _rounded(values.quantile(0.95))}
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return round(amount / seconds, 3) if seconds > 0 else 0.0
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
