@@ -47,7 +47,9 @@ class Page:
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._reading = asyncio.ensure_future(self._read())
-        self.complaints: list[str] = []  # errors on the console, of scripts and of the content security policy
+        self.complaints: list[
+            str
+        ] = []  # errors on the console, of scripts and of the content security policy
         self.requests: list[str] = []  # URLs that were asked for
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:

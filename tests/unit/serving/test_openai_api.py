@@ -48,12 +48,15 @@ def test_every_parameter_reaches_the_engine():
         top_k=-1,
         min_p=0.1,
         repetition_penalty=1.1,
+        min_tokens=3,
+        logit_bias={"7": -100, "9": 1.5},
         ignore_eos=True,
     ).to_sampling()
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (7, 0, 0.5, 3)
     assert (sampling.stop, sampling.logprobs, sampling.top_k) == (("\n",), 2, 0)
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -1)
     assert (sampling.min_p, sampling.repetition_penalty, sampling.ignore_eos) == (0.1, 1.1, True)
+    assert (sampling.min_tokens, sampling.logit_bias) == (3, ((7, -100.0), (9, 1.5)))
 
 
 def test_text_parts_are_joined_and_developer_means_system():
@@ -183,7 +186,18 @@ def test_another_model_is_not_found():
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, rb'{"a": "\ud83d"}', rb'{"\uDe00": 1}']
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff",
+        b"[" * 100_000,
+        rb'{"a": "\ud83d"}',
+        rb'{"\uDe00": 1}',
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+    ],
 )
 def test_a_body_that_is_no_object_is_refused(raw):
     with pytest.raises(ApiError) as refused:
@@ -196,7 +210,8 @@ def test_a_body_that_is_no_object_is_refused(raw):
     [
         {"tools": [{"type": "function"}]},
         {"response_format": {"type": "json_object"}},
-        {"logit_bias": {"1": 5}},
+        {"stop_token_ids": [1]},
+        {"guided_json": {}},
     ],
 )
 def test_what_would_change_the_meaning_is_refused(fields):

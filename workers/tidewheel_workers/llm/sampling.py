@@ -184,7 +184,8 @@ def _changed(
         seen, counts = torch.unique(torch.tensor(list(output)), return_counts=True)
         changed[seen] -= params.presence_penalty + params.frequency_penalty * counts
     for token, bias in params.logit_bias:
-        changed[token] += bias
+        if token < len(changed):  # what is not in the vocabulary cannot come anyway
+            changed[token] += bias
     if len(output) < params.min_tokens and not params.ignore_eos:
         changed[list(eos_ids)] = -math.inf
     return changed

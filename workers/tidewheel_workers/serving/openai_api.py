@@ -40,9 +40,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "suffix": (None, ""),
     "echo": (None, False),
-    "logit_bias": (None, {}),
     # as vLLM takes them
-    "min_tokens": (None, 0),
     "allowed_token_ids": (None,),
     "bad_words": (None, []),
     "chat_template": (None,),
@@ -190,6 +188,8 @@ class GenerationRequest(RequestPart):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=tuple((self.logit_bias or {}).items()),
+            min_tokens=self.min_tokens,
             logprobs=self.top_logprobs_wanted,
             ignore_eos=self.ignore_eos,
         )
@@ -300,6 +300,14 @@ REQUESTS: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
 }
 
 
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+#: Python's own reader takes NaN and Infinity, which no bound would keep out.
+_JSON = json.JSONDecoder(parse_constant=_no_number)
+
+
 def read_json_object(raw: bytes) -> dict[str, Any]:
     """A request's body.
 
@@ -307,7 +315,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         ApiError: it is no JSON object.
     """
     try:
-        body = json.loads(raw.decode())
+        body = _JSON.decode(raw.decode())
         if _HALF_CHARACTER.search(raw):
             # an escaped surrogate without its other half is JSON, but no text that could be encoded
             json.dumps(body, ensure_ascii=False).encode()
