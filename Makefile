@@ -8,12 +8,23 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format generate bench e2e lock clean
+.PHONY: help setup browser demo up test lint format generate bench e2e lock clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.installed ## Makes the virtual environment with everything pinned
+setup: $(VENV)/.installed browser ## Makes the virtual environment with everything pinned, and gets what tests need
+
+# The tests of the gateway's page drive a real Chromium. Debian's, if we may install it; else the tests say what is missing.
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
+CHROMIUM := $(APT) install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null 2>&1
+browser:
+	@command -v "$${TIDEWHEEL_CHROMIUM:-chromium}" >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium for the tests of the gateway's page"; \
+		$(CHROMIUM) || { $(APT) update >/dev/null 2>&1 && $(CHROMIUM); } && exit 0; \
+	fi; \
+	echo "There is no chromium: install it, or name one with TIDEWHEEL_CHROMIUM, for the tests of the gateway's page"
 
 $(VENV)/.installed: pyproject.toml requirements.lock requirements-data.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tidewheel needs Python 3.11 or newer; set PYTHON"; exit 1; }
@@ -25,16 +36,16 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-data.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
 	@touch $@
 
-demo: setup ## Starts a cluster, serves a model, asks it questions, tears everything down
+demo: $(VENV)/.installed ## Starts a cluster, serves a model, asks it questions, tears everything down
 	@$(BIN)/tidewheel demo
 
-up: setup ## Starts a cluster with the operator and keeps it until Ctrl-C
+up: $(VENV)/.installed ## Starts a cluster with the operator and keeps it until Ctrl-C
 	@$(BIN)/tidewheel up
 
 test: setup ## Runs every test, also the slow ones
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: setup ## Checks style, types, layers and that generated files are current
+lint: $(VENV)/.installed ## Checks style, types, layers and that generated files are current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -42,18 +53,18 @@ lint: setup ## Checks style, types, layers and that generated files are current
 	@$(BIN)/tidewheel crds --check
 	@$(BIN)/tidewheel docs --check
 
-format: setup ## Formats the code and mends what ruff can mend
+format: $(VENV)/.installed ## Formats the code and mends what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-generate: setup ## Writes crds/, the chart's copy of them and the reference pages
+generate: $(VENV)/.installed ## Writes crds/, the chart's copy of them and the reference pages
 	@$(BIN)/tidewheel crds
 	@$(BIN)/tidewheel docs
 
-bench: setup ## Runs the benchmarks; BENCH_ARGS= for the whole of them
+bench: $(VENV)/.installed ## Runs the benchmarks; BENCH_ARGS= for the whole of them
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
 
-e2e: setup ## Runs the end-to-end tests, against KUBECONFIG=... if given
+e2e: $(VENV)/.installed ## Runs the end-to-end tests, against KUBECONFIG=... if given
 	@TIDEWHEEL_E2E_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
 lock: ## Writes requirements.lock anew from what a fresh environment resolves to

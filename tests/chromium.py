@@ -10,11 +10,14 @@ import base64
 import itertools
 import json
 import os
+import re
 import shutil
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -33,6 +36,7 @@ _FLAGS = (
 )
 _KEYS = {"Enter": ("\r", 13), "Tab": ("\t", 9)}
 SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 class PageError(AssertionError):
@@ -71,7 +75,7 @@ class Page:
         return told["result"].get("value")
 
     async def until(self, condition: str) -> Any:
-        """Wait until an expression is true, looking at every change that is painted; gives its value."""
+        """Wait until an expression is true; gives its value."""
         waiting = f"""new Promise((done, fail) => {{
             const ends = performance.now() + {SECONDS * 1000};
             const look = () => {{
@@ -143,48 +147,55 @@ class Page:
         await self._socket.close()
 
 
-@asynccontextmanager
-async def chromium(profile: Path) -> AsyncIterator[Page]:
-    """A browser with an empty profile and one tab."""
-    program = os.environ.get("TIDEWHEEL_CHROMIUM") or shutil.which("chromium")
-    if program is None:
-        raise AssertionError(
-            "no chromium on the path; `make setup` installs it on Debian as root, TIDEWHEEL_CHROMIUM names another"
-        )
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *_FLAGS,
-        f"--user-data-dir={profile}",
-        "about:blank",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(60):
-            address = await _address(process)
-        draining = asyncio.ensure_future(process.stderr.read())
-        host = address.removeprefix("ws://").partition("/")[0]
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{host}/json/list") as answer:
-                tab = next(one for one in await answer.json() if one["type"] == "page")
+class Chromium:
+    """A browser with an empty profile; use it as a context manager."""
+
+    def __init__(self, profile: Path) -> None:
+        self._profile = profile
+        self._process: subprocess.Popen[bytes] | None = None
+        self._address = ""
+
+    def __enter__(self) -> Self:
+        program = os.environ.get("TIDEWHEEL_CHROMIUM") or shutil.which("chromium")
+        if program is None:
+            raise AssertionError(
+                "no chromium on the path; `make setup` installs it on Debian as root, TIDEWHEEL_CHROMIUM names another"
+            )
+        log = self._profile.with_suffix(".log")
+        with log.open("wb") as said:
+            self._process = subprocess.Popen(
+                [program, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
+                stdout=said,
+                stderr=said,
+            )
+        ends = time.monotonic() + START_SECONDS
+        while not (
+            found := re.search(r"DevTools listening on ws://([^/]+)/", log.read_text(errors="replace"))
+        ):
+            if self._process.poll() is not None or time.monotonic() > ends:
+                self.__exit__()
+                raise AssertionError(f"chromium did not start:\n{log.read_text(errors='replace')}")
+            time.sleep(0.05)
+        self._address = found[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @asynccontextmanager
+    async def tab(self) -> AsyncIterator[Page]:
+        """A new tab; it is closed at the end."""
+        async with aiohttp.ClientSession(f"http://{self._address}") as session:
+            async with session.put("/json/new?about:blank") as answer:
+                tab = await answer.json()
             page = Page(await session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=1 << 26))
-            for domain in ("Page", "Runtime", "Log", "Network"):
-                await page.call(f"{domain}.enable")
             try:
+                for domain in ("Page", "Runtime", "Log", "Network"):
+                    await page.call(f"{domain}.enable")
                 yield page
             finally:
                 await page.close()
-    finally:
-        process.kill()
-        await process.wait()
-    await draining
-
-
-async def _address(process: asyncio.subprocess.Process) -> str:
-    """Where the browser listens; it says so among its other words."""
-    said = []
-    while line := (await process.stderr.readline()).decode(errors="replace"):
-        said.append(line)
-        if line.startswith("DevTools listening on "):
-            return line.split()[-1]
-    raise AssertionError("chromium did not start:\n" + "".join(said))
+                async with session.get(f"/json/close/{tab['id']}") as answer:
+                    await answer.read()

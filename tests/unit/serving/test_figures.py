@@ -80,7 +80,7 @@ def test_the_numbers_are_of_one_minute_and_the_lines_of_two():
     history = History()
     for step in range(200):
         history.add(Sample(at=step * SAMPLE_SECONDS, tokens=10.0 * step, rejections=float(step)))
-    told = of(list(history.samples))
+    told = of(history.samples)
     assert told["seconds"] == 60
     assert told["rejections"] == 30
     assert told["tokens_per_second"] == 5.0

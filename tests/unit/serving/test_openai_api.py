@@ -112,7 +112,12 @@ def test_a_completion_is_short_unless_more_is_asked_for():
     ],
 )
 def test_the_tokens_of_a_request_are_guessed_from_its_length_and_its_limits(request_, estimate):
-    assert request_().tokens_estimate == estimate
+    assert request_().tokens_estimate(None) == estimate
+
+
+def test_an_answer_without_a_limit_of_its_own_may_be_as_long_as_the_keys_longest():
+    assert chat(n=2).tokens_estimate(50) == 102
+    assert chat(n=2, max_tokens=10).tokens_estimate(50) == 22
 
 
 def test_the_longest_answer_of_a_key_is_kept():

@@ -39,29 +39,30 @@ from tidewheel_workers.serving.spans import call_headers
 
 if TYPE_CHECKING:
     from tidewheel_workers.serving.gateway import Gateway
-    from tidewheel_workers.serving.http1.server import Answer, Incoming, Stream
+    from tidewheel_workers.serving.replies import Caller, Outlet
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, gateway: Gateway, incoming: Incoming, body: dict[str, Any]) -> None:
+    def __init__(self, gateway: Gateway, caller: Caller, body: dict[str, Any]) -> None:
         self._gateway = gateway
-        self._incoming = incoming
-        self._path = incoming.request.path
+        self._caller = caller
+        self._path = caller.request.path
         self._body = body
-        self._headers = call_headers(incoming.id)  # of the calls that this request causes
+        self._headers = call_headers(caller.id)  # of the calls that this request causes
         self._began_at = time.monotonic()
         self._ends_at = self._began_at + gateway.settings.request_timeout_seconds
         self._forwarding = Forwarding(
             deadline=self._began_at + gateway.settings.ttft_deadline_seconds, jitter=gateway.random.random
         )
         self._response: Response | None = None
-        self._stream: Stream | None = None
+        self._stream: Outlet | None = None
         self.first_token_seconds: float | None = None
+        self.prompt_tokens = 0  # as far as a hand-over told them
         self.error: ApiError | None = None  # how the request ended, if not well
 
-    async def run(self) -> Answer:
+    async def run(self) -> Response | Outlet:
         """Answer the request, well or with an error."""
         try:
             return await self._forward()
@@ -70,7 +71,7 @@ class Exchange:
             await self._perform(self._forwarding.handle(ClientGone(), self._seen(), time.monotonic()))
             raise
 
-    async def _forward(self) -> Answer:
+    async def _forward(self) -> Response | Outlet:
         event = await self._perform(self._forwarding.start(self._seen(), time.monotonic()))
         while event is not None:
             self._count(event)
@@ -108,6 +109,7 @@ class Exchange:
         return event
 
     async def _decode(self, ask: AskDecode) -> Event:
+        self.prompt_tokens = int(ask.hand_over.get("remote_tokens", 0))
         outcome = await self._gateway.backends.decode(
             ask, self._path, self._body, self._headers, self._ends_at
         )
@@ -119,11 +121,11 @@ class Exchange:
                 return Answered()
             self.first_token_seconds = time.monotonic() - self._began_at
             self._forwarding.handle(Began(), self._seen(), time.monotonic())
-            stream = self._stream = self._incoming.stream(
+            stream = self._stream = self._caller.stream(
                 (
                     ("Content-Type", "text/event-stream; charset=utf-8"),
                     ("Cache-Control", "no-cache"),
-                    (REQUEST_ID_HEADER, self._incoming.id),
+                    (REQUEST_ID_HEADER, self._caller.id),
                 )
             )
             stream.write(outcome.first)
@@ -139,7 +141,7 @@ class Exchange:
             # a decode notices by this that nobody listens any more
             outcome.close()
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> Response | Outlet:
         if self._stream is not None:
             self._stream.end()
             return self._stream

@@ -118,11 +118,16 @@ class History:
     """The last samples."""
 
     def __init__(self) -> None:
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
 
     def add(self, sample: Sample) -> None:
         """One more; the oldest goes."""
-        self.samples.append(sample)
+        self._samples.append(sample)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Oldest first."""
+        return tuple(self._samples)
 
 
 def figures(

@@ -7,19 +7,21 @@ import gc
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from opentelemetry import metrics, trace
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
 from tidewheel.telemetry import GenAiInstruments, configure_logging, gen_ai_attributes, is_sent
+from tidewheel_workers.serving.admission import Admission
 from tidewheel_workers.serving.api_keys import ApiKeys
 from tidewheel_workers.serving.backends import Backends
 from tidewheel_workers.serving.cpu_limit import processes
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.exchange import Exchange
 from tidewheel_workers.serving.family import Member
+from tidewheel_workers.serving.figures import SAMPLE_SECONDS, History, figures, take_sample
 from tidewheel_workers.serving.forwarding import LATE_CODES
 from tidewheel_workers.serving.front import Front, Route
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
@@ -28,23 +30,33 @@ from tidewheel_workers.serving.openai_answers import models
 from tidewheel_workers.serving.openai_api import (
     CHAT,
     COMPLETIONS,
+    CompletionRequest,
     read_json_object,
     read_request,
     unknown_model,
 )
+from tidewheel_workers.serving.page import FIGURES, page_files
 from tidewheel_workers.serving.process import log_level, reporting, run
+from tidewheel_workers.serving.replies import Reply, usage_of
 from tidewheel_workers.serving.routes import routes_file, usable_groups
 from tidewheel_workers.serving.service import Readiness
 from tidewheel_workers.serving.settings import GatewaySettings
 from tidewheel_workers.serving.spans import Spans
+from tidewheel_workers.serving.stream_meter import StreamMeter
 from tidewheel_workers.serving.supervisor import Supervisor, listen_together
+from tidewheel_workers.serving.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidewheel.api.ranktable import RouteGroup, Routes
+    from tidewheel_workers.serving.api_keys import ApiKey
     from tidewheel_workers.serving.family import Place
+    from tidewheel_workers.serving.front import Handler
     from tidewheel_workers.serving.http1.server import Answer, Incoming
+    from tidewheel_workers.serving.openai_api import ChatRequest
+    from tidewheel_workers.serving.page import PageFile
+    from tidewheel_workers.serving.replies import Caller
     from tidewheel_workers.serving.service import OpenRequests
 
 log = logging.getLogger("tidewheel_workers.serving.gateway")
@@ -74,6 +86,8 @@ class Gateway:
         self.metrics = GatewayMetrics(
             self.registry, open_requests=lambda: self._open, groups=lambda: len(self.groups)
         )
+        self._admission = Admission(self._keys, self.metrics)
+        self._history = History()
         self.gen_ai: GenAiInstruments | None = None
         if is_sent("metrics"):
             self.gen_ai = GenAiInstruments.of(metrics.get_meter("tidewheel_workers.serving.gateway"))
@@ -104,7 +118,18 @@ class Gateway:
             Route("POST", COMPLETIONS, self._complete),
             Route("GET", "/v1/models", self._models),
             Route("GET", "/v1/models/*", self._model),
+            *(self._page_routes() if self.settings.page == "Enabled" else ()),
         )
+
+    def _page_routes(self) -> Sequence[Route]:
+        def answering(file: PageFile) -> Handler:
+            async def answer(_: Incoming) -> Response:
+                return Response(body=file.content, content_type=file.content_type, headers=file.headers)
+
+            return answer
+
+        files = (Route("GET", path, answering(file)) for path, file in page_files().items())
+        return (*files, Route("GET", FIGURES, self._figures))
 
     async def start(self, fail: Callable[[BaseException], None]) -> None:
         """As in `Service`: keep routes and keys fresh until cancelled."""
@@ -112,7 +137,9 @@ class Gateway:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._routes.watch(_say))
             if self._keys.file is not None:
-                tasks.create_task(self._keys.file.watch(lambda keys: log.info("%d API keys", len(keys))))
+                tasks.create_task(self._keys.file.watch(self._use_keys))
+            if self.settings.page == "Enabled":
+                tasks.create_task(self._sample())
 
     def readiness(self) -> Readiness:
         """As in `Service`."""
@@ -153,33 +180,57 @@ class Gateway:
         began = time.monotonic()
         request = incoming.request
         try:
-            self._keys.check(request.headers.get("authorization"))
+            key = self._keys.check(request.headers.get("authorization"))
             body = read_json_object(request.body)
+            # what a client says of KV is not for our servers
+            body.pop("kv_transfer_params", None)
             parsed = read_request(request.path, body, served_model=self.settings.model_name)
+            visit = self._admission.admit(key, body, parsed, began)
         except ApiError as error:
             self.metrics.request(str(error.status)).inc()
             raise
-        # what a client says of KV is not for our servers
-        body.pop("kv_transfer_params", None)
         labels = gen_ai_attributes(
             operation="chat" if request.path == CHAT else "text_completion", request_model=parsed.model
         )
         trace.get_current_span().set_attributes(labels)
-        exchange = Exchange(self, incoming, body)
+        meter = StreamMeter(choices=parsed.answers, tells_usage=parsed.include_usage)
+        reply = Reply(incoming, meter=meter, headers=visit.headers)
+        exchange = self._exchange(reply, visit.body, parsed)
         self._open += 1
+        status, error_code, tokens = "499", "client_disconnected", (0, 0)
         try:
             answer = await exchange.run()
-        except BaseException:
-            self._observe(exchange, began, labels, "client_disconnected", "499")
-            raise
+            status, error_code = str(answer.status), exchange.error.code if exchange.error else ""
+            if isinstance(answer, Response):
+                answer.headers.update(visit.headers(time.monotonic()))
+                tokens = usage_of(answer.body)
+                return answer
+            return reply.begun
         finally:
             self._open -= 1
-        code = exchange.error.code if exchange.error is not None else ""
-        self._observe(exchange, began, labels, code, str(answer.status))
-        return answer
+            if reply.has_begun:
+                is_whole = not error_code
+                tokens = (exchange.prompt_tokens, meter.tokens(is_whole=is_whole))
+                if (pace := meter.seconds_per_token(is_whole=is_whole)) is not None:
+                    self.metrics.tpot.observe(pace)
+            self.metrics.output_tokens.inc(tokens[1])
+            visit.end(status, time.monotonic(), prompt_tokens=tokens[0], output_tokens=tokens[1])
+            self._observe(exchange, began, labels, error_code, status)
+
+    def _exchange(
+        self, caller: Caller, body: dict[str, Any], parsed: ChatRequest | CompletionRequest
+    ) -> Exchange | Together:
+        if isinstance(parsed, CompletionRequest) and len(parsed.prompts) > 1:
+            return Together(self, caller, body, parsed)
+        return Exchange(self, caller, body)
 
     def _observe(
-        self, exchange: Exchange, began: float, labels: dict[str, str], error_code: str, status: str
+        self,
+        exchange: Exchange | Together,
+        began: float,
+        labels: dict[str, str],
+        error_code: str,
+        status: str,
     ) -> None:
         taken = time.monotonic() - began
         self.metrics.request(status).inc()
@@ -196,6 +247,26 @@ class Gateway:
             self.gen_ai.server_request_duration.record(taken, labels)
             if first is not None:
                 self.gen_ai.server_time_to_first_token.record(first, labels)
+
+    async def _figures(self, incoming: Incoming) -> Response:
+        self._keys.check(incoming.request.headers.get("authorization"))
+        told = figures(
+            self._history.samples,
+            self.groups,
+            service=self.settings.service,
+            model=self.settings.model_name,
+        )
+        return Response.of_json(told, headers={"Cache-Control": "no-store"})
+
+    async def _sample(self) -> None:
+        """Keep what the page shows, for ever."""
+        while True:
+            self._history.add(take_sample(self.registry.collect(), time.monotonic()))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _use_keys(self, keys: tuple[ApiKey, ...]) -> None:
+        log.info("%d API keys", len(keys))
+        self._keys.forget_removed()
 
     async def _models(self, incoming: Incoming) -> Response:
         self._keys.check(incoming.request.headers.get("authorization"))

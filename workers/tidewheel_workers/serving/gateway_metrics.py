@@ -51,6 +51,24 @@ class GatewayMetrics:
             "Streams that ended by an error after they had begun.",
             registry=registry,
         )
+        self.key_requests = Counter(
+            "tidewheel_gateway_key_requests",
+            "Requests ended, by the name of the API key and status code.",
+            ["key", "code"],
+            registry=registry,
+        )
+        self.key_tokens = Counter(
+            "tidewheel_gateway_key_tokens",
+            "Tokens used, by the name of the API key and kind.",
+            ["key", "kind"],
+            registry=registry,
+        )
+        self.key_refusals = Counter(
+            "tidewheel_gateway_key_refusals",
+            "Requests refused by a limit of their API key, by the key's name and the limit.",
+            ["key", "limit"],
+            registry=registry,
+        )
         self.ttft = Histogram(
             "tidewheel_gateway_time_to_first_token_seconds",
             "From arrival to the first bytes of the answer, streams only.",

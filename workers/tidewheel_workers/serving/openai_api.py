@@ -161,9 +161,17 @@ class GenerationRequest(RequestPart):
         return 0
 
     @property
-    def tokens_estimate(self) -> int:
-        """About how many tokens prompts and answers may have together; answers without a limit count nothing."""
-        return self.prompt_tokens_estimate + self.choices * (self.answer_limit or 0)
+    def answers(self) -> int:
+        """How many answers are written: choices, for every prompt."""
+        return self.choices
+
+    def tokens_estimate(self, most: int | None) -> int:
+        """About how many tokens prompts and answers may have together.
+
+        Args:
+            most: the longest answer where the request gives none; None counts such answers as nothing.
+        """
+        return self.prompt_tokens_estimate + self.answers * (self.answer_limit or most or 0)
 
     @property
     def top_logprobs_wanted(self) -> int | None:
@@ -289,9 +297,9 @@ class CompletionRequest(GenerationRequest):
         return sum(_tokens_of(len(one)) if isinstance(one, str) else len(one) for one in self.prompts)
 
     @property
-    def tokens_estimate(self) -> int:
+    def answers(self) -> int:
         """As in `GenerationRequest`."""
-        return self.prompt_tokens_estimate + len(self.prompts) * self.choices * (self.answer_limit or 0)
+        return len(self.prompts) * self.choices
 
 
 REQUESTS: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
