@@ -85,7 +85,7 @@ async def test_a_question_is_answered_and_the_figures_follow(chatting):
     assert await chatting.run(value("Groups")) == "1"
     assert float(await chatting.run(value("Tokens/s"))) > 0
     await chatting.until(
-        "document.querySelector('[data-name=\"Tokens/s\"] .stroke').getAttribute('d').length > 5"
+        "document.querySelector('[data-name=\"Tokens/s\"] .line').getAttribute('d').length > 5"
     )
     assert chatting.complaints == []
 

@@ -22,11 +22,13 @@ def test_events_are_counted_in_whatever_pieces_they_come(tokens, tells_usage, se
     cut = random.Random(seed)
     raw = TOKEN * tokens + (USAGE if tells_usage else b"") + DONE
     seen = meter(tells_usage=tells_usage)
+    told = 0
     while raw:
         size = cut.randint(1, 40)
-        seen.saw(raw[:size], 0.0)
+        told += seen.saw(raw[:size], 0.0)
+        assert told == seen.tokens
         raw = raw[size:]
-    assert seen.tokens(is_whole=True) == tokens
+    assert seen.tokens == tokens
 
 
 def test_the_pace_is_that_after_the_first_piece():
@@ -34,7 +36,7 @@ def test_the_pace_is_that_after_the_first_piece():
     for at in (1.0, 1.5, 2.0):
         seen.saw(TOKEN, at)
     seen.saw(DONE, 2.0)
-    assert seen.seconds_per_token(is_whole=True) == pytest.approx(0.5)
+    assert seen.seconds_per_token() == pytest.approx(0.5)
 
 
 def test_choices_are_written_side_by_side():
@@ -42,19 +44,20 @@ def test_choices_are_written_side_by_side():
     for at in (1.0, 1.5, 2.0):
         seen.saw(2 * TOKEN, at)
     seen.saw(DONE, 2.0)
-    assert seen.seconds_per_token(is_whole=True) == pytest.approx(0.5)
+    assert seen.seconds_per_token() == pytest.approx(0.5)
 
 
 def test_a_stream_that_broke_off_has_the_tokens_that_came():
-    seen = meter()
-    seen.saw(TOKEN, 1.0)
-    seen.saw(2 * TOKEN, 2.0)
-    assert seen.tokens(is_whole=False) == 3
-    assert seen.seconds_per_token(is_whole=False) == pytest.approx(0.5)
+    for tells_usage in (False, True):
+        seen = meter(tells_usage=tells_usage)
+        assert (seen.tokens, seen.held_back) == (0, 0)
+        for at in range(1, 6):
+            seen.saw(TOKEN, float(at))
+            assert seen.tokens + seen.held_back == at
 
 
 def test_without_tokens_there_is_no_pace():
-    assert meter().seconds_per_token(is_whole=False) is None
+    assert meter().seconds_per_token() is None
     seen = meter()
     seen.saw(TOKEN + DONE, 1.0)
-    assert (seen.tokens(is_whole=True), seen.seconds_per_token(is_whole=True)) == (1, None)
+    assert (seen.tokens, seen.seconds_per_token()) == (1, None)

@@ -194,7 +194,7 @@ class Gateway:
         )
         trace.get_current_span().set_attributes(labels)
         meter = StreamMeter(choices=parsed.answers, tells_usage=parsed.include_usage)
-        reply = Reply(incoming, meter=meter, headers=visit.headers)
+        reply = Reply(incoming, meter=meter, on_tokens=self.metrics.output_tokens.inc, headers=visit.headers)
         exchange = self._exchange(reply, visit.body, parsed)
         self._open += 1
         status, error_code, tokens = "499", "client_disconnected", (0, 0)
@@ -204,16 +204,18 @@ class Gateway:
             if isinstance(answer, Response):
                 answer.headers.update(visit.headers(time.monotonic()))
                 tokens = usage_of(answer.body)
+                self.metrics.output_tokens.inc(tokens[1])
                 return answer
             return reply.begun
         finally:
             self._open -= 1
             if reply.has_begun:
-                is_whole = not error_code
-                tokens = (exchange.prompt_tokens, meter.tokens(is_whole=is_whole))
-                if (pace := meter.seconds_per_token(is_whole=is_whole)) is not None:
+                # a stream that broke off ends with an event that tells the error, unless nobody was there to read it
+                late = max(0, meter.held_back - (status != "499")) if error_code else 0
+                self.metrics.output_tokens.inc(late)
+                tokens = (exchange.prompt_tokens, meter.tokens + late)
+                if (pace := meter.seconds_per_token()) is not None:
                     self.metrics.tpot.observe(pace)
-            self.metrics.output_tokens.inc(tokens[1])
             visit.end(status, time.monotonic(), prompt_tokens=tokens[0], output_tokens=tokens[1])
             self._observe(exchange, began, labels, error_code, status)
 

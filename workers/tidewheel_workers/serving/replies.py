@@ -56,20 +56,26 @@ class Reply:
     """One client; `stream` is called at most once."""
 
     def __init__(
-        self, incoming: Incoming, *, meter: StreamMeter, headers: Callable[[float], Mapping[str, str]]
+        self,
+        incoming: Incoming,
+        *,
+        meter: StreamMeter,
+        on_tokens: Callable[[int], None],
+        headers: Callable[[float], Mapping[str, str]],
     ) -> None:
         self.request = incoming.request
         self.id = incoming.id
         self._stream: Stream | None = None
         self._incoming = incoming
         self._meter = meter
+        self._on_tokens = on_tokens
         self._headers = headers
 
     def stream(self, headers: Collection[tuple[str, str]], *, status: int = 200) -> WatchedStream:
         """As in `Caller`."""
         own = self._headers(time.monotonic())
         self._stream = self._incoming.stream((*headers, *own.items()), status=status)
-        return WatchedStream(self._stream, self._meter)
+        return WatchedStream(self._stream, self._meter, self._on_tokens)
 
     @property
     def has_begun(self) -> bool:
@@ -87,34 +93,36 @@ class Reply:
 class WatchedStream:
     """A stream whose tokens are counted."""
 
-    __slots__ = ("_meter", "stream")
+    __slots__ = ("_meter", "_on_tokens", "_stream")
 
-    def __init__(self, stream: Stream, meter: StreamMeter) -> None:
-        self.stream = stream
+    def __init__(self, stream: Stream, meter: StreamMeter, on_tokens: Callable[[int], None]) -> None:
+        self._stream = stream
         self._meter = meter
+        self._on_tokens = on_tokens
 
     @property
     def status(self) -> int:
         """As in `Outlet`."""
-        return self.stream.status
+        return self._stream.status
 
     @property
     def on_pressure(self) -> Pressure | None:
         """As in `Outlet`."""
-        return self.stream.on_pressure
+        return self._stream.on_pressure
 
     @on_pressure.setter
     def on_pressure(self, told: Pressure | None) -> None:
-        self.stream.on_pressure = told
+        self._stream.on_pressure = told
 
     def write(self, data: bytes) -> None:
         """As in `Outlet`."""
-        self._meter.saw(data, time.monotonic())
-        self.stream.write(data)
+        if tokens := self._meter.saw(data, time.monotonic()):
+            self._on_tokens(tokens)
+        self._stream.write(data)
 
     def end(self) -> None:
         """As in `Outlet`."""
-        self.stream.end()
+        self._stream.end()
 
 
 class Parts:

@@ -9,21 +9,21 @@ class StreamMeter:
     """Watches the server-sent events of one answer go by.
 
     A decode of ours sends an event for every token; of an engine that puts several into one, events are counted. The last event
-    says `[DONE]`, and one with the usage may come before it.
+    says `[DONE]`, and one with the usage may come before it: so many are held back until others follow.
     """
 
-    __slots__ = ("_choices", "_closing", "_events", "_first_at", "_is_between", "_last_at", "_more")
+    __slots__ = ("_after_first", "_choices", "_closing", "_events", "_first_at", "_is_between", "_last_at")
 
     def __init__(self, *, choices: int, tells_usage: bool) -> None:
         self._choices = choices
         self._closing = 2 if tells_usage else 1  # events that hold no token
         self._events = 0
+        self._after_first = 0  # events after the first piece
         self._is_between = False  # the last byte may be the first half of an event's end
         self._first_at = self._last_at = 0.0
-        self._more = 0  # tokens after the first piece
 
-    def saw(self, data: bytes, at: float) -> None:
-        """These bytes went by."""
+    def saw(self, data: bytes, at: float) -> int:
+        """These bytes went by; gives how many tokens are now known to have come that were not before."""
         # an event may end with the first byte of a piece
         completes = self._is_between and data.startswith(b"\n")
         events = data.count(_END) + completes
@@ -31,19 +31,27 @@ class StreamMeter:
             data.endswith(b"\n") and not data.endswith(_END) and not (completes and len(data) == 1)
         )
         if not events:
-            return
+            return 0
+        known = self.tokens
         if self._events:
-            self._more += events
+            self._after_first += events
         else:
             self._first_at = at
         self._events += events
         self._last_at = at
+        return self.tokens - known
 
-    def tokens(self, *, is_whole: bool) -> int:
-        """How many tokens there were so far; a whole stream has had its closing events."""
-        return max(0, self._events - self._closing) if is_whole else self._events
+    @property
+    def tokens(self) -> int:
+        """How many tokens are known to have come: all of them, once a stream is whole."""
+        return max(0, self._events - self._closing)
 
-    def seconds_per_token(self, *, is_whole: bool) -> float | None:
+    @property
+    def held_back(self) -> int:
+        """Events that would be tokens if the stream had broken off here."""
+        return min(self._events, self._closing)
+
+    def seconds_per_token(self) -> float | None:
         """Between two tokens of one choice on average; None where all came at once."""
-        more = self._more - (self._closing if is_whole else 0)
-        return (self._last_at - self._first_at) * self._choices / more if more > 0 else None
+        later = self._after_first - self._closing
+        return (self._last_at - self._first_at) * self._choices / later if later > 0 else None

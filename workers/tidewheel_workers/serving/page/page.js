@@ -182,21 +182,13 @@ function svg(tag, attributes) {
 function drawLine(picture, values) {
   const top = Math.max(...values.filter((value) => value !== null), 0) || 1;
   const step = 100 / Math.max(values.length - 1, 1);
-  const runs = [];
-  let run = [];
-  values.forEach((value, i) => {
-    if (value === null) {
-      if (run.length) runs.push(run);
-      run = [];
-    } else {
-      run.push([(i * step).toFixed(2), (29 - (27 * value) / top).toFixed(2)]);
-    }
-  });
-  if (run.length) runs.push(run);
-  const lines = runs.map((points) => `M${points.map((one) => one.join(" ")).join("L")}${points.length === 1 ? "h0.6" : ""}`);
-  const areas = runs.map((points) => `M${points[0][0]} 30L${points.map((one) => one.join(" ")).join("L")}L${points[points.length - 1][0]} 30Z`);
-  picture.querySelector(".stroke").setAttribute("d", lines.join(""));
-  picture.querySelector(".area").setAttribute("d", areas.join(""));
+  const place = (value, i) => `${(i * step).toFixed(2)} ${(29 - (27 * value) / top).toFixed(2)}`;
+  const points = values.map((value, i) => (value === null ? null : place(value, i))).filter((one) => one !== null);
+  const line = points.length ? `M${points.join("L")}` : "";
+  const area = points.length ? `M${points[0].split(" ")[0]} 30L${points.join("L")}V30Z` : "";
+  // a line over gaps says less than it seems to, so what was measured is marked
+  const dots = points.length < values.length ? points.map((one) => `M${one}h0`).join("") : "";
+  for (const [name, path] of Object.entries({ area, line, dots })) picture.querySelector(`.${name}`).setAttribute("d", path);
 }
 
 function layFigures() {
@@ -209,7 +201,7 @@ function layFigures() {
     said.append(element("span", "value", "–"), element("span", "more", ""));
     if (figure.line) {
       const picture = svg("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" });
-      picture.append(svg("path", { class: "area" }), svg("path", { class: "stroke" }));
+      picture.append(...["area", "line", "dots"].map((name) => svg("path", { class: name })));
       said.append(picture);
     }
     card.append(term, said);
