@@ -126,10 +126,19 @@ async def test_errors_are_told_in_the_words_of_the_api(chatting):
 
 
 async def test_what_the_model_writes_is_text_and_nothing_else(chatting):
-    attack = "<img src=x onerror='document.title = 1'><script>document.title = 2</script>"
+    attack = "<img src=x onerror='document.title = 1'><b>bold</b><script>document.title = 2</script>"
+    chunk = json.dumps({"choices": [{"delta": {"content": attack}, "finish_reason": "stop"}]})
+    # in one piece, which the stand-in, that writes a character at a time, would not give
+    await chatting.run(
+        f"""(() => {{
+            const ask = window.fetch;
+            const told = new TextEncoder().encode({json.dumps(f"data: {chunk}" + chr(10) * 2 + "data: [DONE]" + chr(10) * 2)});
+            window.fetch = (url, options) => options.body ? Promise.resolve(new Response(told)) : ask(url, options);
+        }})()"""
+    )
     await ask(chatting, attack)
     assert await answer(chatting) == attack
-    assert await chatting.run("document.querySelectorAll('#log img, #log script').length") == 0
+    assert await chatting.run("document.querySelectorAll('#log img, #log b, #log script').length") == 0
     assert await chatting.run("document.title") == "Tidewheel"
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +34,11 @@ def test_nothing_is_kept_and_nothing_from_elsewhere_is_loaded(path):
 def test_there_is_no_script_and_no_style_inside_the_page():
     html = FILES["/"].content.decode()
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", html)
+
+
+def test_the_files_travel_in_the_wheel():
+    pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["tidewheel_workers"]
+    package = Path(str(files("tidewheel_workers")))
+    shipped = {path for pattern in patterns for path in package.glob(pattern)}
+    assert set((package / "serving" / "page").iterdir()) <= shipped
