@@ -6,13 +6,35 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.metrics_core import Metric
 
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _TPOT = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 _REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
+
+
+class Tally(Collector):
+    """A counter for what happens with every token: without the lock, as all of it happens on the event loop."""
+
+    def __init__(self, name: str, text: str, *, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = text
+        self._count = 0
+        registry.register(self)
+
+    def inc(self, amount: int) -> None:
+        """So many more."""
+        self._count += amount
+
+    def collect(self) -> Iterable[Metric]:
+        """As in `Collector`."""
+        return [CounterMetricFamily(self._name, self._text, value=self._count)]
 
 
 class GatewayMetrics:
@@ -81,7 +103,7 @@ class GatewayMetrics:
             registry=registry,
             buckets=_TPOT,
         )
-        self.output_tokens = Counter(
+        self.output_tokens = Tally(
             "tidewheel_gateway_output_tokens", "Tokens of answers that went to clients.", registry=registry
         )
         self.duration = Histogram(

@@ -12,39 +12,50 @@ class StreamMeter:
     says `[DONE]`, and one with the usage may come before it: so many are held back until others follow.
     """
 
-    __slots__ = ("_after_first", "_choices", "_closing", "_events", "_first_at", "_is_between", "_last_at")
+    __slots__ = (
+        "_choices",
+        "_closing",
+        "_events",
+        "_first",
+        "_first_at",
+        "_is_between",
+        "_last_at",
+        "tokens",
+    )
 
     def __init__(self, *, choices: int, tells_usage: bool) -> None:
         self._choices = choices
         self._closing = 2 if tells_usage else 1  # events that hold no token
         self._events = 0
-        self._after_first = 0  # events after the first piece
+        self._first = 0  # events of the first piece
+        self.tokens = 0  # that are known to have come: all of them, once a stream is whole
         self._is_between = False  # the last byte may be the first half of an event's end
         self._first_at = self._last_at = 0.0
 
     def saw(self, data: bytes, at: float) -> int:
         """These bytes went by; gives how many tokens are now known to have come that were not before."""
-        # an event may end with the first byte of a piece
+        events = data.count(_END)
+        if self._is_between or not data.endswith(_END):
+            events += self._completes(data)
+        if not events:
+            return 0
+        if not self._events:
+            self._first, self._first_at = events, at
+        self._events += events
+        self._last_at = at
+        new = self._events - self._closing - self.tokens
+        if new <= 0:
+            return 0
+        self.tokens += new
+        return new
+
+    def _completes(self, data: bytes) -> bool:
+        """Whether a piece completes with its first byte an event that the piece before left half ended."""
         completes = self._is_between and data.startswith(b"\n")
-        events = data.count(_END) + completes
         self._is_between = (
             data.endswith(b"\n") and not data.endswith(_END) and not (completes and len(data) == 1)
         )
-        if not events:
-            return 0
-        known = self.tokens
-        if self._events:
-            self._after_first += events
-        else:
-            self._first_at = at
-        self._events += events
-        self._last_at = at
-        return self.tokens - known
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are known to have come: all of them, once a stream is whole."""
-        return max(0, self._events - self._closing)
+        return completes
 
     @property
     def held_back(self) -> int:
@@ -53,5 +64,5 @@ class StreamMeter:
 
     def seconds_per_token(self) -> float | None:
         """Between two tokens of one choice on average; None where all came at once."""
-        later = self._after_first - self._closing
+        later = self._events - self._first - self._closing
         return (self._last_at - self._first_at) * self._choices / later if later > 0 else None
