@@ -51,10 +51,6 @@ async def test_a_bias_and_a_least_length_change_what_is_written(client):
         **ask(QUESTION, temperature=0, max_tokens=24, logit_bias={"504": -100, "578": -100})
     )
     assert not banned.choices[0].message.content.startswith("The")
-    unknown = await client.chat.completions.create(
-        **ask(QUESTION, temperature=0, max_tokens=4, logit_bias={"2000000000": 100})
-    )
-    assert unknown.choices[0].message.content.startswith("The")
     long = await client.chat.completions.create(
         **ask(QUESTION, temperature=0, max_tokens=24, extra_body={"min_tokens": 24})
     )
