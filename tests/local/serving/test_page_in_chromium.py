@@ -14,6 +14,8 @@ from tests.local.serving.processes import Service, eventually
 
 pytestmark = pytest.mark.slow
 
+#: The figures are those of all processes, whichever answers.
+PROCESSES = 2
 KEY = "sk-for-the-page"
 
 
@@ -25,9 +27,12 @@ def service(tmp_path_factory):
     with Service(
         directory=directory,
         source="stand-in:tokens=30,step_ms=20",
-        gateway_environment={"TIDEWHEEL_API_KEYS_FILE": str(directory / "keys")},
+        gateway_environment={
+            "TIDEWHEEL_API_KEYS_FILE": str(directory / "keys"),
+            "TIDEWHEEL_GATEWAY_PROCESSES": str(PROCESSES),
+        },
     ) as running:
-        eventually(lambda: "1 API keys" in running.gateway.log)
+        eventually(lambda: running.gateway.log.count("1 API keys") == PROCESSES)
         yield running
 
 

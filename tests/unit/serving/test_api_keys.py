@@ -70,6 +70,13 @@ def test_a_line_that_makes_no_sense_is_told_by_its_number_and_never_by_its_text(
     assert "alpha" not in str(refused.value)
 
 
+def test_more_limited_keys_than_can_be_counted_are_refused():
+    lines = "".join(f"key-{i} rpm=1\n" for i in range(4097))
+    with pytest.raises(ValueError, match="4097 keys have limits; a gateway keeps count of 4096"):
+        read_keys(lines.encode())
+    assert len(read_keys(lines.replace(" rpm=1", "").encode())) == 4097
+
+
 def test_a_key_is_not_shown_where_its_object_is():
     assert "s3cret" not in repr(read_keys(b"s3cret rpm=5"))
 

@@ -11,9 +11,8 @@ from tidewheel_workers.serving.openai_api import bounded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tidewheel_workers.serving.api_keys import ApiKey, ApiKeys
+    from tidewheel_workers.serving.api_keys import ApiKey, ApiKeys, Reservation
     from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
-    from tidewheel_workers.serving.key_limits import Reservation
     from tidewheel_workers.serving.openai_api import ChatRequest, CompletionRequest
 
 #: More names than these are counted together, so that a file of keys cannot make metrics without end.

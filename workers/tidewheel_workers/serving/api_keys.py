@@ -1,24 +1,25 @@
 """Who may use a gateway, and how much: keys from a mounted Secret, one a line, read again when it changes.
 
 A line is `KEY [name=NAME] [rpm=N] [tpm=N] [concurrent=N] [max_tokens=N]`: requests and tokens a minute, requests at a time, and the
-longest answer. What is left out is not limited. Each gateway keeps its own count of what a key used.
+longest answer. What is left out is not limited. Each gateway keeps its own count of what a key used, in all its processes.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.key_limits import Allowance, Limits
+from tidewheel_workers.serving.key_use import MOST_LIMITED_KEYS, KeyUse
 from tidewheel_workers.serving.watched_file import WatchedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    from tidewheel_workers.serving.key_limits import Reservation
 
 #: What keys without a name are called in metrics.
 UNNAMED = "unnamed"
@@ -46,9 +47,9 @@ class ApiKey:
 class ApiKeys:
     """The accepted keys; without a file everyone is accepted, with an unreadable one nobody."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, use: KeyUse | None = None) -> None:
         self.file = WatchedFile(path, read_keys) if path is not None else None
-        self._allowances: dict[bytes, Allowance] = {}
+        self._use = KeyUse() if use is None and path is not None else use
 
     def check(self, authorization: str | None) -> ApiKey | None:
         """The key of a request by its Authorization header; None where no key is asked for.
@@ -74,29 +75,49 @@ class ApiKeys:
         """Let a request in that will use about that many tokens.
 
         Raises:
-            ApiError: 429, a limit of the key is reached.
+            RateLimited: 429, a limit of the key is reached.
         """
-        return self._allowance(key, at).admit(tokens, at)
+        with self._allowance(key) as allowance:
+            allowance.admit(tokens, at)
+        return Reservation(self, key, tokens)
+
+    def end(self, key: ApiKey, reserved: int, used: int, at: float) -> None:
+        """A request that reserved so many tokens has ended and used so many."""
+        with self._allowance(key) as allowance:
+            allowance.end(reserved, used, at)
 
     def headers(self, key: ApiKey, at: float) -> dict[str, str]:
         """What the key has left, for an answer."""
-        return self._allowance(key, at).headers(at)
+        with self._allowance(key) as allowance:
+            return allowance.headers(at)
 
     def forget_removed(self) -> None:
         """Drop the counts of keys that the file does not hold any more."""
-        known = {key.secret for key in (self.file.current or ())} if self.file is not None else set()
-        self._allowances = {
-            secret: allowance for secret, allowance in self._allowances.items() if secret in known
-        }
+        if self.file is not None and self._use is not None:
+            self._use.keep([key.secret for key in self.file.current or () if not key.limits.are_none])
 
-    def _allowance(self, key: ApiKey, at: float) -> Allowance:
-        allowance = self._allowances.get(key.secret)
-        if allowance is None:
-            allowance = self._allowances[key.secret] = Allowance(key.limits, at)
-        elif allowance.limits != key.limits:
-            # the file was changed; what was used stays used
-            allowance.change(key.limits, at)
-        return allowance
+    @contextmanager
+    def _allowance(self, key: ApiKey) -> Iterator[Allowance]:
+        if self._use is None:
+            raise RuntimeError("without a file of keys there is no key")
+        with self._use.of(key.secret) as use:
+            # the file may have changed since the last request: what was used stays used
+            yield Allowance(key.limits, use)
+
+
+class Reservation:
+    """What one open request holds of its key's allowance; end it once, or as often as is convenient."""
+
+    def __init__(self, keys: ApiKeys, key: ApiKey, tokens: int) -> None:
+        self._keys: ApiKeys | None = keys
+        self._key = key
+        self._tokens = tokens
+
+    def end(self, used_tokens: int, at: float) -> None:
+        """The request has ended and used that many tokens."""
+        if self._keys is not None:
+            keys, self._keys = self._keys, None
+            keys.end(self._key, self._tokens, used_tokens, at)
 
 
 def read_keys(content: bytes) -> tuple[ApiKey, ...]:
@@ -113,6 +134,9 @@ def read_keys(content: bytes) -> tuple[ApiKey, ...]:
         if words[0] in keys:
             raise ValueError(f"line {number} repeats the key of another line")
         keys[words[0]] = _read_key(words[0], words[1:], number)
+    limited = sum(not key.limits.are_none for key in keys.values())
+    if limited > MOST_LIMITED_KEYS:
+        raise ValueError(f"{limited} keys have limits; a gateway keeps count of {MOST_LIMITED_KEYS}")
     return tuple(keys.values())
 
 

@@ -26,6 +26,7 @@ from tidewheel_workers.serving.forwarding import LATE_CODES
 from tidewheel_workers.serving.front import Front, Route
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
 from tidewheel_workers.serving.http1.messages import Response
+from tidewheel_workers.serving.key_use import KeyUse
 from tidewheel_workers.serving.openai_answers import models
 from tidewheel_workers.serving.openai_api import (
     CHAT,
@@ -68,7 +69,9 @@ LAME_DUCK_SECONDS = 1.0
 class Gateway:
     """The gateway role, or one process of it."""
 
-    def __init__(self, settings: GatewaySettings, member: Member | None = None) -> None:
+    def __init__(
+        self, settings: GatewaySettings, member: Member | None = None, key_use: KeyUse | None = None
+    ) -> None:
         self.settings: GatewaySettings = settings
         self._member = member
         self.registry = CollectorRegistry()
@@ -78,7 +81,7 @@ class Gateway:
         self._routes = routes_file(settings.routes_file)
         self._seen_routes: Routes | None = None
         self._groups: tuple[RouteGroup, ...] = ()
-        self._keys = ApiKeys(settings.api_keys_file)
+        self._keys = ApiKeys(settings.api_keys_file, key_use)
         self._open = 0
         self._draining_since: float | None = None
         self._created = int(time.time())
@@ -263,7 +266,12 @@ class Gateway:
     async def _sample(self) -> None:
         """Keep what the page shows, for ever."""
         while True:
-            self._history.add(take_sample(self.registry.collect(), time.monotonic()))
+            try:
+                shown = self.registry.collect() if self._member is None else await self._member.collect()
+            except ApiError as error:
+                log.warning("no figures for now: %s", error.message)
+            else:
+                self._history.add(take_sample(shown, time.monotonic()))
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _use_keys(self, keys: tuple[ApiKey, ...]) -> None:
@@ -299,9 +307,12 @@ def _supervise() -> None:
     configure_logging(level=log_level())
     log.info("%d processes share port %d", count, settings.http_port)
 
+    key_use = KeyUse(processes=count)
+
     def work(place: Place) -> NoReturn:
         member = Member(place)
-        run("gateway", lambda: Gateway(settings, member), member)
+        key_use.join(place.number)
+        run("gateway", lambda: Gateway(settings, member, key_use), member)
 
     listening = listen_together(settings.pod_ip, settings.http_port, count)
     gc.freeze()  # what is shared with the processes to come stays shared

@@ -8,7 +8,7 @@ request comes and set right when it has ended, so a bucket can lie below zero fo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tidewheel_workers.serving.errors import ApiError
 
@@ -34,72 +34,50 @@ class Limits:
         return self == Limits()
 
 
-class Bucket:
-    """A token bucket of `per_minute`, full at first."""
+@dataclass(slots=True)
+class Used:
+    """How much is missing from a bucket, at some time; other limits leave it as it is."""
 
-    def __init__(self, per_minute: int, at: float) -> None:
-        self.capacity = per_minute
-        self._level = float(per_minute)
-        self._at = at
-
-    @property
-    def per_second(self) -> float:
-        """How fast it fills."""
-        return self.capacity / MINUTE
-
-    def level(self, at: float) -> float:
-        """What is in it at that time; a clock that goes back changes nothing."""
-        return min(float(self.capacity), self._level + max(0.0, at - self._at) * self.per_second)
-
-    def seconds_until(self, amount: float, at: float) -> float:
-        """How long until that much is in it; infinite for what it can never hold."""
-        if amount > self.capacity:
-            return math.inf
-        missing = amount - self.level(at)
-        return missing / self.per_second if missing > ROUNDING else 0.0
-
-    def take(self, amount: float, at: float) -> None:
-        """Take that much, even where it leaves less than nothing; a negative amount is given back."""
-        self._level = min(float(self.capacity), self.level(at) - amount)
-        self._at = max(self._at, at)
-
-    def resize(self, per_minute: int, at: float) -> None:
-        """Another limit: what was used stays used."""
-        used = self.capacity - self.level(at)
-        self.capacity = per_minute
-        self._level, self._at = per_minute - used, max(self._at, at)
+    amount: float = 0.0
+    at: float = 0.0
 
 
+@dataclass(slots=True, kw_only=True)
+class Use:
+    """What a key has used and not got back."""
+
+    requests: Used = field(default_factory=Used)
+    tokens: Used = field(default_factory=Used)
+    open_here: int = 0  # requests that this process has let in
+    open_elsewhere: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Allowance:
-    """One key's use of its limits."""
+    """A key's limits, and its use of them."""
 
-    def __init__(self, limits: Limits, at: float) -> None:
-        self.limits = limits
-        self.open = 0
-        self._requests = _bucket(None, limits.requests_per_minute, at)
-        self._tokens = _bucket(None, limits.tokens_per_minute, at)
+    limits: Limits
+    use: Use
 
-    def change(self, limits: Limits, at: float) -> None:
-        """Other limits from now on."""
-        self.limits = limits
-        self._requests = _bucket(self._requests, limits.requests_per_minute, at)
-        self._tokens = _bucket(self._tokens, limits.tokens_per_minute, at)
-
-    def admit(self, tokens: int, at: float) -> Reservation:
+    def admit(self, tokens: int, at: float) -> None:
         """Let a request in that will use about that many tokens; what is refused costs nothing.
 
         Raises:
-            ApiError: 429 with the limit that is reached, the time to try again, and the headers of the limits.
+            RateLimited: with the limit that is reached, the time to try again, and the headers of the limits.
         """
         refused = self._refusal(tokens, at)
         if refused is not None:
             raise refused
-        self.open += 1
-        if self._requests is not None:
-            self._requests.take(1, at)
-        if self._tokens is not None:
-            self._tokens.take(tokens, at)
-        return Reservation(self, tokens)
+        self.use.open_here += 1
+        for bucket, amount in ((self._requests, 1), (self._tokens, tokens)):
+            if bucket is not None:
+                bucket.take(amount, at)
+
+    def end(self, reserved: int, used: int, at: float) -> None:
+        """A request that reserved so many tokens has ended and used so many."""
+        self.use.open_here = max(0, self.use.open_here - 1)
+        if (tokens := self._tokens) is not None:
+            tokens.take(used - reserved, at)
 
     def headers(self, at: float) -> dict[str, str]:
         """How much is left, as OpenAI's servers say it."""
@@ -107,22 +85,26 @@ class Allowance:
         for name, bucket in (("requests", self._requests), ("tokens", self._tokens)):
             if bucket is not None:
                 told[f"x-ratelimit-limit-{name}"] = str(bucket.capacity)
-                told[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.level(at))))
+                told[f"x-ratelimit-remaining-{name}"] = str(bucket.left(at))
                 told[f"x-ratelimit-reset-{name}"] = duration(bucket.seconds_until(bucket.capacity, at))
         return told
 
-    def ended(self, reserved: int, used: int, at: float) -> None:
-        """A request that reserved so many tokens has ended and used so many."""
-        self.open -= 1
-        if self._tokens is not None:
-            self._tokens.take(used - reserved, at)
+    @property
+    def _requests(self) -> _Bucket | None:
+        limit = self.limits.requests_per_minute
+        return None if limit is None else _Bucket(limit, self.use.requests)
 
-    def _refusal(self, tokens: int, at: float) -> ApiError | None:
-        limits = self.limits
-        if limits.concurrent is not None and self.open >= limits.concurrent:
+    @property
+    def _tokens(self) -> _Bucket | None:
+        limit = self.limits.tokens_per_minute
+        return None if limit is None else _Bucket(limit, self.use.tokens)
+
+    def _refusal(self, tokens: int, at: float) -> RateLimited | None:
+        most = self.limits.concurrent
+        if most is not None and self.use.open_here + self.use.open_elsewhere >= most:
             return self._limited(
                 "concurrent",
-                f"this key may have {limits.concurrent} open requests at a time; wait for one to end",
+                f"this key may have {most} open requests at a time; wait for one to end",
                 CONCURRENT_RETRY_SECONDS,
                 at,
             )
@@ -138,11 +120,12 @@ class Allowance:
                 "shorten the prompt or lower max_tokens"
             )
             return self._limited(name, message, None, at)
-        left = max(0, math.floor(bucket.level(at)))
-        message = f"{allowed}; {left} are left and {amount} are asked for. Try again in {duration(wait)}"
+        message = (
+            f"{allowed}; {bucket.left(at)} are left and {amount} are asked for. Try again in {duration(wait)}"
+        )
         return self._limited(name, message, wait, at)
 
-    def _limited(self, limit: str, message: str, wait: float | None, at: float) -> ApiError:
+    def _limited(self, limit: str, message: str, wait: float | None, at: float) -> RateLimited:
         headers = self.headers(at)
         if wait is None:
             # OpenAI's clients repeat a 429 by themselves unless they are told that it is of no use
@@ -162,19 +145,30 @@ class RateLimited(ApiError):
         self.limit = limit
 
 
-class Reservation:
-    """What one open request holds of its key's allowance; end it once, or as often as is convenient."""
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    capacity: int
+    used: Used
 
-    def __init__(self, allowance: Allowance, tokens: int) -> None:
-        self._allowance: Allowance | None = allowance
-        self._tokens = tokens
+    def level(self, at: float) -> float:
+        """What is in it at that time; a clock that goes back changes nothing."""
+        filled = max(0.0, at - self.used.at) * self.capacity / MINUTE
+        return self.capacity - max(0.0, self.used.amount - filled)
 
-    def end(self, used_tokens: int, at: float) -> None:
-        """The request has ended and used that many tokens."""
-        if self._allowance is None:
-            return
-        allowance, self._allowance = self._allowance, None
-        allowance.ended(self._tokens, used_tokens, at)
+    def left(self, at: float) -> int:
+        return max(0, math.floor(self.level(at) + ROUNDING))
+
+    def seconds_until(self, amount: float, at: float) -> float:
+        """How long until that much is in it; infinite for what it can never hold."""
+        if amount > self.capacity:
+            return math.inf
+        missing = amount - self.level(at)
+        return missing * MINUTE / self.capacity if missing > ROUNDING else 0.0
+
+    def take(self, amount: float, at: float) -> None:
+        """Take that much, even where it leaves less than nothing; a negative amount is given back."""
+        self.used.amount = max(0.0, self.capacity - self.level(at) + amount)
+        self.used.at = max(self.used.at, at)
 
 
 def duration(seconds: float) -> str:
@@ -185,12 +179,3 @@ def duration(seconds: float) -> str:
         return f"{math.ceil(seconds * 10) / 10:g}s"
     minutes, rest = divmod(math.ceil(seconds), 60)
     return f"{minutes}m{rest}s"
-
-
-def _bucket(old: Bucket | None, per_minute: int | None, at: float) -> Bucket | None:
-    if per_minute is None:
-        return None
-    if old is None:
-        return Bucket(per_minute, at)
-    old.resize(per_minute, at)
-    return old
