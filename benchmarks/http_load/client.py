@@ -153,7 +153,12 @@ class _Caller:
 
 
 async def load(
-    steps: Sequence[Sequence[Ask]], *, callers: int, warm_seconds: float, seconds: float, spread_seconds: float = 0.0
+    steps: Sequence[Sequence[Ask]],
+    *,
+    callers: int,
+    warm_seconds: float,
+    seconds: float,
+    spread_seconds: float = 0.0,
 ) -> Seen:
     """Ask for some time; what happened while warming up is left out.
 
