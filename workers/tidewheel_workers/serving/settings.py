@@ -17,6 +17,7 @@ POD_VARIABLES = {"pod_name": "POD_NAME", "pod_ip": "POD_IP", "pod_uid": "POD_UID
 
 #: An empty variable means the same as a missing one.
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(lambda value: value or None)]
 OptionalText = Annotated[str | None, BeforeValidator(lambda value: value or None)]
 
 
@@ -70,6 +71,8 @@ class WorkerSettings(Settings):
     device_module: OptionalText = None
     max_context_tokens: int = Field(2048, ge=1)
     slots: int = Field(4, ge=1)
+    kv_cache_tokens: OptionalCount = None
+    batch_tokens: OptionalCount = None
     kv_port: int = Field(KV_PORT, ge=0, le=65535)
     ranks_file: Path = Path(RANKS_PATH)
     peer_timeout_seconds: float = Field(30.0, gt=0)
