@@ -1,244 +1,275 @@
-"""Continuous batching: every sequence gets the tokens it would get alone, ends as it should, and gives its blocks back."""
+"""Every answer has the tokens it would have alone, ends as it should, and gives its blocks back; with a real, tiny model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from tests.unit.llm.driving import Answered, NotingSink, answers, collect, computed, failures, finish, request
 
-from tidewheel_workers.llm.engine import Engine, PrefillRequest, TokenEvent
-from tidewheel_workers.llm.errors import (
-    InvalidRequest,
-    KVMismatch,
-    NoFreeBlocks,
-    NoFreeSequence,
-    PromptTooLong,
-)
-from tidewheel_workers.llm.kv import KVBlob
-from tidewheel_workers.llm.sampling import SamplingParams
+from tidewheel_workers.llm.engine import Engine
+from tidewheel_workers.llm.errors import InvalidRequest, KVMismatch, PromptTooLong
+from tidewheel_workers.llm.requests import ComputedPrompt, Request, TokenEvent
+from tidewheel_workers.llm.sampling import Sampled, SamplingParams
 
 NewEngine = Callable[..., Engine]
 
 GREEDY = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+WARM = SamplingParams(temperature=1.5, seed=11, max_tokens=12, ignore_eos=True)
 PROMPTS = ([5, 17, 3], [88, 41, 2, 60, 23, 9, 11], [1], [30, 31, 32, 33, 34])
+LONG = [(7 * index) % 89 + 1 for index in range(60)]
 
 
-def start(engine: Engine, name: str, prompt: Sequence[int], params: SamplingParams = GREEDY) -> TokenEvent:
-    first = engine.prefill(name, prompt, params)
-    return engine.admit(name, prompt, first.first_token, params)
+def tokens(found: Sequence[Answered]) -> list[list[int]]:
+    return [one.tokens for one in found]
 
 
-def finish(engine: Engine) -> list[TokenEvent]:
-    events = []
-    while engine.stats().running:
-        events += engine.step()
-    return events
+def start(engine: Engine, *asked: Request) -> list[TokenEvent]:
+    for one in asked:
+        engine.submit(one)
+    return engine.step()
 
 
-def answer(engine: Engine, prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[TokenEvent]:
-    return [start(engine, "alone", prompt, params), *finish(engine)]
-
-
-def tokens(events: Sequence[TokenEvent], name: str | None = None) -> list[int | None]:
-    return [event.token for event in events if name in (None, event.request_id)]
+# ---- one engine ----
 
 
 def test_sequences_that_come_and_go_get_what_they_get_alone(new_engine: NewEngine) -> None:
-    alone = [tokens(answer(new_engine(), prompt)) for prompt in PROMPTS]
+    alone = [answers(new_engine(), request("alone", prompt)) for prompt in PROMPTS]
     engine = new_engine()
     events = []
     for index, prompt in enumerate(PROMPTS):
-        events.append(start(engine, str(index), prompt))
-        events += engine.step()
+        events += start(engine, request(str(index), prompt))
         events += engine.step()
     events += finish(engine)
-    assert [tokens(events, str(index)) for index in range(len(PROMPTS))] == alone
+    assert [collect(events, str(index)) for index in range(len(PROMPTS))] == alone
 
 
-def test_prompts_of_one_batch_get_what_they_get_alone(new_engine: NewEngine) -> None:
+def test_prompts_of_one_pass_get_what_they_get_alone(new_engine: NewEngine) -> None:
     engine = new_engine()
-    requests = [PrefillRequest(request_id=str(i), token_ids=p, params=GREEDY) for i, p in enumerate(PROMPTS)]
-    first = [result.first_token for result in engine.prefill_batch(requests)]
-    assert first == [tokens(answer(new_engine(), prompt))[0] for prompt in PROMPTS]
+    events = start(engine, *(request(str(index), prompt) for index, prompt in enumerate(PROMPTS)))
+    wanted = [answers(new_engine(), request("a", prompt))[0].tokens[0] for prompt in PROMPTS]
+    assert [event.token for event in events] == wanted
 
 
-def test_a_sequence_continues_the_same_on_another_engine(new_engine: NewEngine) -> None:
-    prefill, decode = new_engine(), new_engine(block_size=16, blocks=8)
-    for index, prompt in enumerate(PROMPTS):
-        first = prefill.prefill(str(index), prompt, GREEDY)
-        blob = prefill.export(str(index))
-        wire = KVBlob.from_bytes(decode.kv.layout, first.kv_tokens, bytearray(blob.as_bytes()))
-        assert prefill.release(str(index))
-        event = decode.admit(str(index), prompt, first.first_token, GREEDY, blob=wire)
-        assert tokens([event, *finish(decode)]) == tokens(answer(new_engine(), prompt))
-    assert prefill.stats().kv_usage == decode.stats().kv_usage == 0
+@pytest.mark.parametrize("batch_tokens", [1, 5, 16, 59])
+def test_a_prompt_in_parts_gives_what_it_gives_whole(new_engine: NewEngine, batch_tokens: int) -> None:
+    whole = answers(new_engine(), request("a", LONG))
+    engine = new_engine(batch_tokens=batch_tokens)
+    short = request("b", PROMPTS[0])
+    engine.submit(short)
+    engine.step()
+    engine.submit(request("a", LONG))
+    events = finish(engine)
+    assert collect(events, "a") == whole
 
 
-def test_a_seed_gives_the_same_answer_alone_in_a_batch_and_across_engines(new_engine: NewEngine) -> None:
-    warm = SamplingParams(temperature=1.5, seed=11, max_tokens=12, ignore_eos=True)
-    alone = tokens(answer(new_engine(), PROMPTS[1], warm))
+def test_a_seed_gives_the_same_answer_alone_in_a_batch_and_in_another_engine(new_engine: NewEngine) -> None:
+    alone = answers(new_engine(), request("a", PROMPTS[1], WARM))
     engine = new_engine()
-    for index in range(3):
-        start(engine, f"other {index}", PROMPTS[index], SamplingParams(max_tokens=30, ignore_eos=True))
-    event = start(engine, "seeded", PROMPTS[1], warm)
-    assert [event.token, *tokens(finish(engine), "seeded")] == alone
-    assert alone != tokens(
-        answer(new_engine(), PROMPTS[1], SamplingParams(temperature=1.5, seed=12, max_tokens=12))
+    others = [request(f"other {i}", PROMPTS[i], SamplingParams(max_tokens=30)) for i in range(3)]
+    start(engine, *others)
+    engine.submit(request("seeded", PROMPTS[1], WARM))
+    assert collect(finish(engine), "seeded") == alone
+    different = SamplingParams(temperature=1.5, seed=12, max_tokens=12, ignore_eos=True)
+    assert answers(new_engine(), request("a", PROMPTS[1], different)) != alone
+
+
+def test_without_a_seed_answers_differ(new_engine: NewEngine) -> None:
+    params = SamplingParams(temperature=1.5, max_tokens=12, ignore_eos=True)
+    engine = new_engine()
+    assert answers(engine, request("a", PROMPTS[1], params)) != answers(
+        engine, request("b", PROMPTS[1], params)
     )
 
 
+def test_an_answer_behind_a_known_prompt_is_the_same(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    first = answers(engine, request("a", LONG, WARM))
+    computed_before = engine.stats().prompt_tokens
+    assert engine.cached_tokens(LONG) == 56
+    assert answers(engine, request("b", LONG, WARM)) == first
+    stats = engine.stats()
+    assert stats.prompt_tokens - computed_before == 4
+    assert (stats.prefix_queries, stats.prefix_hits) == (120, 56)
+
+
+def test_an_engine_that_is_short_of_blocks_writes_the_same(new_engine: NewEngine) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_tokens=40, ignore_eos=True)
+    alone = [answers(new_engine(), request("a", prompt, params)) for prompt in PROMPTS]
+    engine = new_engine(blocks=20, batch_tokens=9)
+    for index, prompt in enumerate(PROMPTS):
+        engine.submit(request(str(index), prompt, params))
+    events = finish(engine)
+    assert [collect(events, str(index)) for index in range(len(PROMPTS))] == alone
+    assert engine.stats().preemptions > 0
+    assert engine.stats().kv_usage == 0
+
+
+def test_stats_tell_what_is_going_on(new_engine: NewEngine) -> None:
+    engine = new_engine(blocks=8, max_running=1)
+    start(engine, request("runs", PROMPTS[1], GREEDY), request("waits", PROMPTS[0], GREEDY))
+    engine.step()
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.prompt_tokens, stats.output_tokens) == (1, 1, 7, 2)
+    assert stats.kv_usage == 2 / 8  # 8 tokens in blocks of 4; the one that was just written has no place yet
+
+
+# ---- ends ----
+
+
 def test_max_tokens_ends_with_length(new_engine: NewEngine) -> None:
-    events = answer(new_engine(), PROMPTS[0])
-    assert len(events) == 10
+    engine = new_engine()
+    engine.submit(request("a", PROMPTS[0]))
+    events = finish(engine)
     assert [event.finish_reason for event in events] == [None] * 9 + ["length"]
     assert [event.output_tokens for event in events] == list(range(1, 11))
 
 
 def test_one_token_may_be_the_whole_answer(new_engine: NewEngine) -> None:
     engine = new_engine()
-    event = start(engine, "short", PROMPTS[0], SamplingParams(temperature=0, max_tokens=1))
+    (event,) = start(engine, request("short", PROMPTS[0], SamplingParams(temperature=0, max_tokens=1)))
     assert event.finish_reason == "length"
-    assert engine.stats().running == 0
-    assert engine.stats().kv_usage == 0
+    assert (engine.stats().running, engine.stats().kv_usage) == (0, 0)
 
 
 def test_the_context_ends_an_answer_with_length(new_engine: NewEngine) -> None:
     greedy = SamplingParams(temperature=0, ignore_eos=True)
-    events = answer(new_engine(max_context=16), PROMPTS[1], greedy)
-    assert (len(events), events[-1].finish_reason) == (16 - len(PROMPTS[1]), "length")
+    (answer,) = answers(new_engine(max_context=16), request("a", PROMPTS[1], greedy))
+    assert (len(answer.tokens), answer.ended) == (16 - len(PROMPTS[1]), "length")
 
 
 def test_the_end_token_stops_and_is_not_text(new_engine: NewEngine) -> None:
-    engine = new_engine()
-    prompt = list(PROMPTS[0])
-    engine.prefill("ends", prompt, GREEDY)
-    event = engine.admit("ends", prompt, 0, SamplingParams(temperature=0))
-    assert (event.token, event.text, event.finish_reason, event.output_tokens) == (0, "", "stop", 1)
+    towards_the_end = SamplingParams(temperature=0, logit_bias=((0, 100.0),))
+    (answer,) = answers(new_engine(), request("ends", PROMPTS[0], towards_the_end))
+    assert answer == Answered(tokens=[0], text="", ended="stop")
+
+
+def test_the_end_token_waits_for_the_least_number_of_tokens(new_engine: NewEngine) -> None:
+    late = SamplingParams(temperature=0, logit_bias=((0, 100.0),), min_tokens=4)
+    (answer,) = answers(new_engine(), request("ends", PROMPTS[0], late))
+    assert (len(answer.tokens), answer.tokens[-1], answer.ended) == (5, 0, "stop")
+    assert 0 not in answer.tokens[:4]
 
 
 def test_a_stop_string_ends_the_text_before_it(new_engine: NewEngine) -> None:
-    whole = "".join(event.text for event in answer(new_engine(), PROMPTS[0]))
-    stop = whole[4:6]
-    at = whole.find(stop)
+    (whole,) = answers(new_engine(), request("a", PROMPTS[0]))
+    stop = whole.text[4:6]
+    at = whole.text.find(stop)
     engine = new_engine()
-    events = answer(
-        engine, PROMPTS[0], SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, stop=("\n", stop))
-    )
-    assert "".join(event.text for event in events) == whole[:at]
-    assert events[-1].finish_reason == "stop"
-    assert len(events) == at + 2
+    params = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, stop=("\n", stop))
+    (answer,) = answers(engine, request("a", PROMPTS[0], params))
+    assert answer == Answered(tokens=whole.tokens[: at + 2], text=whole.text[:at], ended="stop")
     assert engine.stats().kv_usage == 0
+    late = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, stop=(stop,), min_tokens=at + 3)
+    assert answers(engine, request("a", PROMPTS[0], late)) == [whole]
 
 
-def test_an_abort_frees_what_runs_and_what_is_held(new_engine: NewEngine) -> None:
-    engine = new_engine()
-    start(engine, "runs", PROMPTS[0])
-    engine.prefill("held", PROMPTS[1], GREEDY)
-    engine.step()
-    aborted = engine.abort("runs")
-    assert aborted is not None
-    assert (aborted.finish_reason, aborted.token, aborted.output_tokens) == ("abort", None, 2)
-    assert engine.abort("held") is None
-    assert engine.abort("never seen") is None
-    stats = engine.stats()
-    assert (stats.running, stats.held, stats.kv_usage) == (0, 0, 0)
-    assert engine.step() == []
-
-
-def test_stats_tell_what_is_going_on(new_engine: NewEngine) -> None:
-    engine = new_engine(blocks=8)
-    engine.prefill("held", PROMPTS[1], GREEDY)
-    start(engine, "runs", PROMPTS[0])
-    engine.step()
-    stats = engine.stats()
-    assert (stats.running, stats.held, stats.prompt_tokens, stats.output_tokens) == (1, 1, 10, 3)
-    # 7 held tokens in blocks of 4, and 3 + 10 - 1 reserved ones
-    assert stats.kv_usage == (2 + 3) / 8
-
-
-def test_a_full_cache_refuses_and_holds_what_it_held(new_engine: NewEngine) -> None:
-    engine = new_engine(blocks=4)
-    start(engine, "runs", PROMPTS[0])
-    engine.prefill("held", [1], GREEDY)
-    with pytest.raises(NoFreeBlocks):
-        engine.prefill("too much", [1, 2], GREEDY)
-    with pytest.raises(NoFreeBlocks, match="10 tokens need 3 KV blocks"):
-        engine.admit("held", [1], 5, GREEDY)
-    finish(engine)
-    assert engine.admit("held", [1], 5, GREEDY).finish_reason is None
-
-
-def test_a_batch_that_does_not_fit_takes_nothing(new_engine: NewEngine) -> None:
-    engine = new_engine(blocks=2)
-    requests = [PrefillRequest(request_id=str(i), token_ids=[1, 2, 3, 4, 5], params=GREEDY) for i in range(2)]
-    with pytest.raises(NoFreeBlocks):
-        engine.prefill_batch(requests)
-    assert (engine.stats().held, engine.stats().kv_usage) == (0, 0)
-
-
-def test_more_sequences_than_allowed_are_refused(new_engine: NewEngine) -> None:
-    engine = new_engine(max_running=1)
-    start(engine, "first", PROMPTS[0])
-    engine.prefill("second", PROMPTS[1], GREEDY)
-    with pytest.raises(NoFreeSequence):
-        engine.admit("second", PROMPTS[1], 5, GREEDY)
+# ---- what is refused, and what breaks ----
 
 
 def test_requests_that_cannot_be_are_refused(new_engine: NewEngine) -> None:
-    engine = new_engine(max_context=8)
-    engine.prefill("taken", [1, 2], GREEDY)
-    blob = engine.export("taken")
-    with pytest.raises(InvalidRequest, match="already in use"):
-        engine.prefill("taken", [1], GREEDY)
-    with pytest.raises(InvalidRequest, match="not held"):
-        engine.admit("unknown", [1], 1, GREEDY)
-    with pytest.raises(InvalidRequest, match="no tokens"):
-        engine.prefill("empty", [], GREEDY)
-    with pytest.raises(InvalidRequest, match="between 0 and 96"):
-        engine.prefill("wild", [97], GREEDY)
-    with pytest.raises(PromptTooLong, match="at most 7"):
-        engine.prefill("long", [1] * 8, GREEDY)
-    with pytest.raises(KVMismatch, match="holds 2 tokens, the prompt of short has 1"):
-        engine.admit("short", [1], 1, GREEDY, blob=blob)
-    with pytest.raises(KVMismatch, match="2 tokens are held"):
-        engine.admit("taken", [1], 1, GREEDY)
-    assert engine.stats().held == 1
+    engine = new_engine(max_context=8, max_running=2)
+    engine.submit(request("taken", [1, 2]))
+    prompt = computed(new_engine(), request("a", [1, 2]))
+    for name, asked, error in (
+        ("already in use", request("taken", [1]), InvalidRequest),
+        ("no tokens", request("empty", []), InvalidRequest),
+        ("between 0 and 96", request("wild", [97]), InvalidRequest),
+        ("between 0 and 96", request("wild", [1], resumed=[-1]), InvalidRequest),
+        ("between 0 and 96", request("wild", [1 << 70]), InvalidRequest),
+        ("logit_bias", request("bias", [1], SamplingParams(logit_bias=((97, 1.0),))), InvalidRequest),
+        ("n: 3 choices", request("wide", [1], choices=3), InvalidRequest),
+        ("n: 0 choices", request("none", [1], choices=0), InvalidRequest),
+        ("8 tokens; at most 7", request("long", [1] * 8), PromptTooLong),
+        ("8 tokens; at most 7", request("long", [1] * 6, resumed=[1, 2]), PromptTooLong),
+    ):
+        with pytest.raises(error, match=name):
+            engine.submit(asked)
+        with pytest.raises((error, KVMismatch)):
+            engine.admit(asked, prompt)
+    assert engine.cached_tokens([1 << 70]) == engine.cached_tokens([]) == 0
+    assert (engine.stats().running, engine.stats().waiting) == (0, 1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
-@given(
-    story=st.lists(
-        st.one_of(
-            st.tuples(st.just("start"), st.integers(0, 5), st.integers(1, 12)),
-            st.tuples(st.just("abort"), st.integers(0, 5), st.just(0)),
-            st.tuples(st.just("step"), st.just(0), st.just(0)),
-        ),
-        max_size=25,
-    )
-)
-def test_every_request_ends_once_and_no_block_leaks(
-    new_engine: NewEngine, story: list[tuple[str, int, int]]
-) -> None:
-    engine = new_engine(blocks=12, max_running=4)
-    started, events = 0, []
-    names: dict[int, str] = {}
-    for action, who, length in story:
-        if action == "step":
-            events += engine.step()
-        elif action == "abort" and who in names:
-            aborted = engine.abort(names[who])
-            events += [aborted] if aborted else []
-        elif action == "start":
-            name = f"request {started}"
-            try:
-                events.append(start(engine, name, [1 + who] * length))
-            except (NoFreeBlocks, NoFreeSequence):
-                engine.abort(name)
-                continue
-            started, names[who] = started + 1, name
-    events += finish(engine)
-    ended = [event.request_id for event in events if event.finish_reason is not None]
-    assert sorted(ended) == sorted(f"request {index}" for index in range(started))
+def test_keys_and_values_that_do_not_fit_the_request_are_refused(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    prompt = computed(new_engine(), request("a", [1, 2], choices=2))
+    for name, asked, what in (
+        ("2 tokens came; the prompt of short has 1", request("short", [1], choices=2), {}),
+        ("2 first tokens came for 1 choices", request("single", [1, 2]), {}),
+        ("bytes came for 2 tokens", request("cut", [1, 2], choices=2), {"kv": prompt.kv[:-1]}),
+        ("first tokens must be", request("wild", [1, 2], choices=2), {"first": [Sampled(token=97)] * 2}),
+    ):
+        given = {"first": prompt.first, "tokens": 2, "kv": prompt.kv} | what
+        with pytest.raises(InvalidRequest, match=name):
+            engine.admit(asked, ComputedPrompt(**given))
+    sink = NotingSink(engine, request("a", [1, 2, 3]))
+    with pytest.raises(KVMismatch, match="bytes came for 2 tokens"):
+        engine.submit(request("small", [1, 2]), sink)
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+
+
+def test_a_prompt_that_never_fits_the_cache_is_refused_at_once(new_engine: NewEngine) -> None:
+    with pytest.raises(PromptTooLong, match="16 tokens; at most 15"):
+        new_engine(blocks=4).submit(request("a", [1] * 16))
+
+
+def test_an_abort_frees_what_runs_what_waits_and_what_came(new_engine: NewEngine) -> None:
+    engine = new_engine(max_running=4)
+    arrives = request("arrives", PROMPTS[3])
+    prompt = computed(new_engine(), arrives)
+    start(engine, request("runs", PROMPTS[0]), request("wide", PROMPTS[1], choices=2))
+    engine.submit(request("waits", PROMPTS[2], choices=4))
+    engine.admit(arrives, prompt)
+    for name in ("waits", "arrives", "wide", "runs"):
+        assert engine.abort(name)
+        assert not engine.abort(name)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_usage) == (0, 0, 0)
+    assert engine.step() == []
+    prompt.kv.append(0)  # nothing of the engine lies over these bytes any more
+
+
+def test_an_id_can_be_used_again_when_its_request_is_done(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    assert answers(engine, request("a", [1])) == answers(engine, request("a", [1]))
+
+
+def test_a_sink_that_fails_ends_its_prompt_and_no_other(new_engine: NewEngine) -> None:
+    class Broken(NotingSink):
+        def wrote(self, *_: int) -> None:
+            raise OSError("the peer is gone")
+
+    alone = answers(new_engine(), request("good", PROMPTS[0]))
+    engine = new_engine(batch_tokens=16)
+    bad = request("bad", LONG)
+    engine.submit(request("good", PROMPTS[0]))
+    engine.submit(bad, Broken(engine, bad))
+    events = engine.step()
+    assert "the peer is gone" in failures(events)["bad"]
+    assert collect([*events, *finish(engine)], "good") == alone
     assert engine.stats().kv_usage == 0
+
+
+def test_a_text_that_cannot_be_made_ends_its_request_and_no_other(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    prompt = computed(engine, request("bad", PROMPTS[1], choices=2))
+
+    class Stumbling:
+        def decode(self, ids: Sequence[int]) -> str:
+            if prompt.first[0].token in ids:
+                raise ValueError("no such letter")
+            return "x" * len(ids)
+
+    engine.tokenizer = Stumbling()
+    with pytest.raises(Exception, match="no such letter"):
+        engine.admit(request("bad", PROMPTS[1], choices=2), prompt)
+    engine.submit(request("bad", PROMPTS[1], choices=2))
+    good = SamplingParams(
+        temperature=0, max_tokens=3, ignore_eos=True, logit_bias=((prompt.first[0].token, -100.0),)
+    )
+    engine.submit(request("good", PROMPTS[0], good))
+    events = finish(engine)
+    assert "no such letter" in failures(events)["bad"]
+    assert collect(events, "good")[0].text == "xxx"
+    assert (engine.stats().running, engine.stats().kv_usage) == (0, 0)

@@ -1,4 +1,4 @@
-"""The pool gives every block to one holder at a time, and what is exported arrives."""
+"""A sequence's rows are those of its blocks, and what leaves one pool arrives in another."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewheel_workers.llm.errors import KVMismatch, NoFreeBlocks
-from tidewheel_workers.llm.kv import KVBlob, KVCache, KVLayout, KVSlot
+from tidewheel_workers.llm.errors import KVMismatch
+from tidewheel_workers.llm.kv import KVCache, KVLayout, KVSlot, as_tensor
 
 LAYOUT = KVLayout(layers=2, kv_heads=3, head_dim=4, dtype=torch.float32, block_size=4)
 
 
 def test_bytes_follow_from_the_layout() -> None:
     assert LAYOUT.bytes_for(10) == 2 * 2 * 10 * 3 * 4 * 4
-    assert KVCache.of_bytes(LAYOUT, LAYOUT.bytes_for(4) * 7 + 1).blocks == 7
+    assert LAYOUT.blocks_for(9) == 3
+    assert KVCache(LAYOUT, blocks=7).capacity_tokens == 28
 
 
 def test_a_digest_tells_layouts_apart_but_not_block_sizes() -> None:
@@ -26,31 +27,27 @@ def test_a_digest_tells_layouts_apart_but_not_block_sizes() -> None:
     assert LAYOUT.digest() not in {dataclasses.replace(LAYOUT, **other).digest() for other in others}
 
 
-@given(steps=st.lists(st.tuples(st.sampled_from(["allocate", "free", "extend"]), st.integers(0, 30))))
-def test_no_block_has_two_holders_and_none_is_lost(steps: list[tuple[str, int]]) -> None:
-    kv = KVCache(LAYOUT, blocks=12)
-    slots: list[KVSlot] = []
-    for action, number in steps:
-        if action == "allocate":
-            free = kv.free_blocks
-            slot = kv.allocate(number)
-            assert (slot is None) == (LAYOUT.blocks_for(max(number, 1)) > free)
-            slots += [slot] if slot else []
-        elif slots and action == "free":
-            kv.free(slots.pop(number % len(slots)))
-        elif slots:
-            slot = slots[number % len(slots)]
-            before, rows = slot.capacity, slot.rows.tolist()
-            if kv.extend(slot, number):
-                assert slot.capacity >= number
-            assert slot.rows.tolist()[:before] == rows
-        held = [row for slot in slots for row in slot.rows.tolist()]
-        assert len(held) == len(set(held)) == kv.used_blocks * LAYOUT.block_size
-        assert all(
-            slot.first_row is None
-            or slot.rows.tolist() == list(range(slot.first_row, slot.first_row + slot.capacity))
-            for slot in slots
-        )
+@given(tables=st.lists(st.lists(st.integers(0, 11), unique=True, max_size=6), max_size=6))
+def test_a_slot_has_the_rows_of_the_blocks_it_follows(tables: list[list[int]]) -> None:
+    slot = KVCache(LAYOUT, blocks=12).new_slot()
+    for blocks in tables:
+        slot.follow(blocks)
+        rows = [block * 4 + at for block in blocks for at in range(4)]
+        assert slot.rows.tolist() == rows
+        assert slot.rows.is_contiguous()
+        assert (slot.blocks, slot.capacity) == (blocks, len(rows))
+        is_run = bool(rows) and rows == list(range(rows[0], rows[0] + len(rows)))
+        assert slot.first_row == (rows[0] if is_run else None)
+
+
+def test_a_slot_does_not_change_with_the_list_it_followed() -> None:
+    blocks = [1, 2]
+    slot = KVCache(LAYOUT, blocks=12).new_slot()
+    slot.follow(blocks)
+    blocks[1] = 7
+    assert slot.blocks == [1, 2]
+    slot.follow(blocks)
+    assert slot.rows.tolist() == [4, 5, 6, 7, 28, 29, 30, 31]
 
 
 def test_freeing_twice_frees_once() -> None:
@@ -58,38 +55,57 @@ def test_freeing_twice_frees_once() -> None:
     slot, other = kv.allocate(4), kv.allocate(4)
     kv.free(slot)
     kv.free(slot)
-    assert kv.free_blocks == 3
+    assert kv.blocks.free == 3
     assert other.blocks != kv.allocate(4).blocks
+    assert kv.allocate(100) is None
+
+
+def scattered(kv: KVCache, tokens: int) -> KVSlot:
+    """Room whose blocks are no run."""
+    slot = kv.new_slot()
+    slot.follow(list(range(kv.layout.blocks_for(tokens)))[::-1])
+    return slot
+
+
+SLOTS = {"run": KVCache.allocate, "scattered": scattered}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@given(tokens=st.integers(1, 14), reserve=st.integers(0, 16))
-def test_a_blob_crosses_as_bytes_into_another_pool(dtype: torch.dtype, tokens: int, reserve: int) -> None:
+@pytest.mark.parametrize("sender", SLOTS)
+@pytest.mark.parametrize("receiver", SLOTS)
+@given(tokens=st.integers(1, 14), cut=st.integers(0, 14))
+def test_keys_and_values_cross_in_parts_into_another_pool(
+    dtype: torch.dtype, sender: str, receiver: str, tokens: int, cut: int
+) -> None:
     layout = dataclasses.replace(LAYOUT, dtype=dtype)
     here, there = KVCache(layout, blocks=4), KVCache(dataclasses.replace(layout, block_size=2), blocks=9)
     here.pool.normal_()
-    blob = here.export(here.allocate(tokens), tokens)
-    wire = bytearray(blob.as_bytes())
-    assert len(wire) == layout.bytes_for(tokens)
-    slot = there.adopt(KVBlob.from_bytes(there.layout, tokens, wire), reserve=reserve)
-    assert slot.capacity >= max(tokens, reserve)
-    assert torch.equal(there.export(slot, tokens).tensor, blob.tensor)
+    source, target = SLOTS[sender](here, tokens), SLOTS[receiver](there, tokens)
+    wire = bytearray(layout.bytes_for(tokens))
+    contiguous = as_tensor(layout, tokens, wire)
+    parts = [(0, min(cut, tokens)), (min(cut, tokens), tokens)]
+    for start, end in parts:
+        for layer in range(layout.layers):
+            here.read_layer(source, layer, contiguous, start=start, tokens=end - start)
+    for start, end in parts:
+        there.place(target, contiguous, start=start, tokens=end - start)
+    assert torch.equal(there.pool[:, :, target.rows[:tokens]], here.pool[:, :, source.rows[:tokens]])
+    others = torch.ones(18, dtype=torch.bool)
+    others[target.rows[:tokens]] = False
+    assert not there.pool[:, :, others].any()
+
+
+def test_a_copied_block_holds_the_same() -> None:
+    kv = KVCache(LAYOUT, blocks=3)
+    kv.pool.normal_()
+    before = kv.pool.clone()
+    kv.copy_block(2, 0)
+    assert torch.equal(kv.pool[:, :, 0:4], before[:, :, 8:12])
+    assert torch.equal(kv.pool[:, :, 4:], before[:, :, 4:])
 
 
 def test_bytes_that_do_not_fit_the_length_are_refused() -> None:
     with pytest.raises(KVMismatch, match="383 bytes came for 4 tokens"):
-        KVBlob.from_bytes(LAYOUT, 4, bytearray(383))
-
-
-def test_a_blob_of_another_layout_is_refused() -> None:
-    other = dataclasses.replace(LAYOUT, layers=1)
-    blob = KVBlob(layout=other, tensor=torch.zeros(other.shape(3)))
-    with pytest.raises(KVMismatch, match="layers=1"):
-        KVCache(LAYOUT, blocks=2).adopt(blob)
-
-
-def test_a_blob_that_does_not_fit_now_leaves_the_pool_as_it_was() -> None:
-    kv = KVCache(LAYOUT, blocks=2)
-    with pytest.raises(NoFreeBlocks, match="3 KV blocks, 2 of 2 are free"):
-        kv.adopt(KVBlob(layout=LAYOUT, tensor=torch.zeros(LAYOUT.shape(9))))
-    assert kv.free_blocks == 2
+        as_tensor(LAYOUT, 4, bytearray(383))
+    with pytest.raises(KVMismatch, match="0 bytes came for 0 tokens"):
+        as_tensor(LAYOUT, 0, bytearray())

@@ -9,28 +9,28 @@ import pytest
 import torch
 
 from tidewheel_workers.llm.errors import InvalidRequest
-from tidewheel_workers.llm.sampling import Sampled, SamplingParams, sample, uniform
+from tidewheel_workers.llm.sampling import Place, Sampled, SamplingParams, sample, uniform
 
 LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]))
 
 
-def tokens_of(params: SamplingParams, draws: int = 3000, output: tuple[int, ...] = ()) -> dict[int, float]:
+def tokens_of(params: SamplingParams, draws: int = 3000) -> dict[int, float]:
     """How often each token comes, over many seeds."""
-    found = sample(
-        LOGITS.expand(draws, -1),
-        [params] * draws,
-        seeds=range(draws),
-        prompts=[()] * draws,
-        outputs=[output] * draws,
-    )
+    found = sample(LOGITS.expand(draws, -1), [Place(params=params, seed=seed) for seed in range(draws)])
     counts: dict[int, float] = {}
     for one in found:
         counts[one.token] = counts.get(one.token, 0) + 1 / draws
     return counts
 
 
+def place(
+    params: SamplingParams, *, prompt: tuple[int, ...] = (), output: tuple[int, ...] = (), **more: int
+) -> Place:
+    return Place(params=params, tokens=(*prompt, *output), prompt_tokens=len(prompt), **{"seed": 1} | more)
+
+
 def one(params: SamplingParams, *, prompt: tuple[int, ...] = (), output: tuple[int, ...] = ()) -> Sampled:
-    return sample(LOGITS[None], [params], seeds=[1], prompts=[prompt], outputs=[output])[0]
+    return sample(LOGITS[None], [place(params, prompt=prompt, output=output)])[0]
 
 
 def test_tokens_come_as_often_as_the_model_says() -> None:
@@ -66,10 +66,11 @@ def test_a_seed_fixes_the_token_whatever_is_in_the_batch() -> None:
     beside = [
         sample(
             torch.stack([torch.randn(5), LOGITS, torch.randn(5)]),
-            [SamplingParams(temperature=0.3), SamplingParams(), SamplingParams(top_k=1)],
-            seeds=[7, 1, 8],
-            prompts=[(), (), ()],
-            outputs=[(), (3,) * index, ()],
+            [
+                place(SamplingParams(temperature=0.3), seed=7),
+                place(SamplingParams(), output=(3,) * index),
+                place(SamplingParams(top_k=1), seed=8),
+            ],
         )[1].token
         for index in range(20)
     ]
@@ -77,30 +78,104 @@ def test_a_seed_fixes_the_token_whatever_is_in_the_batch() -> None:
     assert len(set(alone)) > 1
 
 
-def test_draws_are_even_and_differ_by_seed_and_place() -> None:
-    draws = [uniform(seed, index) for seed in range(50) for index in range(50)]
+MANY = (
+    {"temperature": 0.0},
+    {"temperature": 0.0, "repetition_penalty": 1.5},
+    {"temperature": 0.7},
+    {"temperature": 5.0},
+    {"top_p": 0.8, "logprobs": 3},
+    {"top_k": 7, "top_p": 0.9},
+    {"min_p": 0.05, "frequency_penalty": 1.5, "presence_penalty": -1.0},
+    {"logit_bias": ((5, 4.0), (9, -3.0)), "min_tokens": 5, "logprobs": 0},
+)
+
+
+def test_every_row_of_a_batch_gets_exactly_what_it_gets_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(64, 5000, generator=generator)
+    logits[::2] = logits[::2].bfloat16().float()  # with many equal ones
+    places = [
+        place(
+            SamplingParams(**MANY[row % len(MANY)]),
+            prompt=(1, 2, 3),
+            output=tuple(range(row % 9)),
+            seed=row,
+            choice=row % 3,
+        )
+        for row in range(64)
+    ]
+    together = sample(logits, places, eos_ids=(4, 5))
+    assert together == [sample(logits[row : row + 1], [places[row]], eos_ids=(4, 5))[0] for row in range(64)]
+    assert sample(logits[10:20], places[10:20], eos_ids=(4, 5)) == together[10:20]
+
+
+def test_draws_are_even_and_differ_by_seed_choice_and_place() -> None:
+    draws = [uniform(seed, choice, index) for seed in range(30) for choice in range(4) for index in range(20)]
     assert len(set(draws)) == len(draws)
     assert all(0 <= draw < 1 for draw in draws)
     assert sum(draws) / len(draws) == pytest.approx(0.5, abs=0.02)
 
 
+def test_choices_of_a_request_are_drawn_apart() -> None:
+    found = sample(LOGITS.expand(40, -1), [place(SamplingParams(), choice=choice) for choice in range(40)])
+    assert len({one.token for one in found}) > 2
+
+
 @pytest.mark.parametrize(
-    "params", [{}, {"top_p": 0.9}, {"min_p": 0.02}, {"temperature": 3.0}, {"top_p": 0.5}], ids=str
+    "params",
+    [
+        {},
+        {"top_p": 0.9},
+        {"min_p": 0.02},
+        {"temperature": 3.0},
+        {"top_p": 0.5},
+        {"top_k": 40},
+        {"top_k": 40, "top_p": 0.7},
+        {"top_k": 40, "min_p": 0.1, "top_p": 0.95},
+        {"top_k": 3000, "top_p": 0.99},
+        {"top_k": 90_000, "min_p": 0.0001},
+        {"temperature": 0.05, "top_p": 0.9999},
+    ],
+    ids=str,
 )
 def test_looking_at_the_likeliest_first_changes_no_token(
     params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = 2 * torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
+    logits[20:] = logits[20:].bfloat16().float()
 
-    def drawn(head: int) -> list[int]:
-        monkeypatch.setattr("tidewheel_workers.llm.sampling.HEAD", head)
-        chosen = [SamplingParams(**params)] * 40
-        found = sample(logits, chosen, seeds=range(40), prompts=[()] * 40, outputs=[()] * 40)
+    def drawn(*floors: float) -> list[int]:
+        monkeypatch.setattr("tidewheel_workers.llm.sampling.FLOORS", floors)
+        found = sample(logits, [place(SamplingParams(**params), seed=seed) for seed in range(40)])
         return [one.token for one in found]
 
-    everything = drawn(3000)
-    assert drawn(4) == drawn(300) == everything
-    assert len(set(everything)) > 30
+    everything = drawn(-math.inf)
+    assert drawn(-3.0, -5.0, -7.0, -9.0, -math.inf) == drawn(-6.0, -math.inf) == everything
+    assert len(set(everything)) > 15
+
+
+def test_equal_tokens_are_drawn_in_the_order_of_their_numbers() -> None:
+    logits = torch.zeros(200, 8)
+    logits[:, 6] = 1.0
+    places = [place(SamplingParams(), seed=seed) for seed in range(200)]
+    chances = [math.e / (math.e + 7)] + [1 / (math.e + 7)] * 7
+    order = [6, 0, 1, 2, 3, 4, 5, 7]
+    for seed, one in enumerate(sample(logits, places)):
+        at = uniform(seed, 0, 0)
+        ahead = chances[0 : order.index(one.token)]
+        assert sum(ahead) - 1e-6 <= at <= sum(chances[: order.index(one.token) + 1]) + 1e-6
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"logprobs": 2}, {"top_p": 0.5}], ids=str)
+def test_logits_that_are_no_numbers_spoil_only_their_row(bad: float, params: dict[str, Any]) -> None:
+    logits = LOGITS.repeat(3, 1)
+    logits[1, 4] = bad
+    places = [place(SamplingParams(**params), seed=seed) for seed in range(3)]
+    found = sample(logits, places)
+    assert found[1] is None
+    alone = sample(LOGITS.repeat(3, 1), places)
+    assert [found[0], found[2]] == [alone[0], alone[2]]
 
 
 def test_penalties_turn_to_other_tokens() -> None:
@@ -120,12 +195,8 @@ def test_a_bias_turns_to_another_token() -> None:
 
 def test_the_end_token_waits_for_the_least_number_of_tokens() -> None:
     params = SamplingParams(temperature=0.0, min_tokens=2)
-    found = [
-        sample(LOGITS[None], [params], seeds=[1], prompts=[()], outputs=[(0,) * written], eos_ids=[1])[
-            0
-        ].token
-        for written in range(4)
-    ]
+    places = [place(params, prompt=(1,), output=(0,) * written) for written in range(4)]
+    found = [one.token for one in sample(LOGITS.repeat(4, 1), places, eos_ids=[1])]
     assert found == [3, 3, 1, 1]
 
 

@@ -1,32 +1,50 @@
-"""The engine: prefill, admission and one continuous-batching decode iteration at a time, without threads, clocks or sockets.
+"""The engine: prompts, answers and what they share, computed one pass at a time, without threads, clocks or sockets.
 
-A prefill server calls `prefill`, then `export` when the peer pulls, then `release`. A decode server calls `admit` with the
-pulled blob and then `step` as long as `stats().running` is positive. A server that does both admits what it prefilled itself.
-All calls come from one thread.
+A prefill server submits prompts with a sink, a decode server admits what came out of one, a server that does both submits
+without a sink; each then calls `step` as long as there is work. All calls but `cached_tokens` come from one thread.
 """
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+import logging
+from array import array
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from tidewheel_workers.llm.errors import InvalidRequest, KVMismatch, NoFreeSequence, PromptTooLong
-from tidewheel_workers.llm.kv import no_free_blocks
+from tidewheel_workers.llm.answers import Answer, Work
+from tidewheel_workers.llm.blocks import prefix_digests
+from tidewheel_workers.llm.errors import InvalidRequest, KVMismatch, PromptTooLong, RequestFailed
+from tidewheel_workers.llm.handing_over import HandingOver
+from tidewheel_workers.llm.kv import as_tensor
 from tidewheel_workers.llm.model import Segment
-from tidewheel_workers.llm.sampling import Sampled, SamplingParams, TokenLogprob, sample
-from tidewheel_workers.llm.text import OutputText
+from tidewheel_workers.llm.requests import (
+    ComputedPrompt,
+    EngineStats,
+    Event,
+    FailureEvent,
+    PromptEvent,
+    Request,
+    Sink,
+    TokenEvent,
+)
+from tidewheel_workers.llm.sampling import Sampled, sample
+from tidewheel_workers.llm.scheduler import CopyBlock, Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from collections.abc import Sequence as Several
 
     from tidewheel_workers.llm.config import ModelConfig
-    from tidewheel_workers.llm.kv import KVBlob, KVCache, KVSlot
+    from tidewheel_workers.llm.kv import KVCache
+    from tidewheel_workers.llm.scheduler import Chunk, Plan
+    from tidewheel_workers.llm.sequence import Sequence
     from tidewheel_workers.llm.text import Decodes
 
-FinishReason = Literal["stop", "length", "abort"]
+
+log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -38,7 +56,7 @@ class Model(Protocol):
     def forward(
         self,
         tokens: torch.Tensor,
-        batch: Sequence[Segment],
+        batch: Several[Segment],
         kv: KVCache,
         on_layer: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
@@ -49,83 +67,13 @@ class Model(Protocol):
 class EngineLimits:
     """What one engine takes on."""
 
-    max_running: int = 64  # sequences that decode together
-    max_context: int | None = None  # prompt and output in tokens; None: what model and KV cache hold
-    default_max_tokens: int = 1024  # for requests that name none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillRequest:
-    """One prompt to compute."""
-
-    request_id: str
-    token_ids: Sequence[int]
-    params: SamplingParams
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillResult:
-    """A prompt is computed, its KV is held under the request's id until `release`, `admit` or `abort`."""
-
-    request_id: str
-    first_token: int
-    kv_tokens: int  # tokens in the KV: the prompt's
-    logprob: TokenLogprob | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenEvent:
-    """One token of one request came out, or the request ended."""
-
-    request_id: str
-    token: int | None  # None when an abort ends the request
-    text: str  # what became readable by it; may be empty
-    output_tokens: int  # so far, this one included
-    finish_reason: FinishReason | None = None
-    logprob: TokenLogprob | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStats:
-    """A snapshot for metrics and for placement."""
-
-    running: int
-    held: int  # prefilled sequences whose KV waits to be pulled
-    kv_blocks: int
-    kv_blocks_free: int
-    prompt_tokens: int  # computed here since the start
-    output_tokens: int  # sampled here since the start
-
-    @property
-    def kv_usage(self) -> float:
-        """Part of the KV blocks in use, 0 to 1."""
-        return 1 - self.kv_blocks_free / self.kv_blocks
-
-
-@dataclass(slots=True, kw_only=True)
-class _Held:
-    slot: KVSlot
-    tokens: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Running:
-    request_id: str
-    prompt: tuple[int, ...]
-    params: SamplingParams
-    seed: int
-    max_tokens: int
-    slot: KVSlot
-    text: OutputText
-    output: list[int] = field(default_factory=list)
+    max_running: int = 64  # sequences that are computed together
+    max_context: int | None = None  # prompt and answer in tokens; None: what model and KV cache hold
+    batch_tokens: int = 2048  # computed in one pass; beyond the answers' tokens at least a block of a prompt
 
 
 class Engine:
-    """One model, one KV cache, many sequences.
-
-    Room for the whole answer (prompt and `max_tokens`) is reserved when a sequence is admitted, so a running sequence
-    never has to give way; `NoFreeBlocks` at admission is the only place where the cache can be full.
-    """
+    """One model, one KV cache, many requests."""
 
     def __init__(
         self, model: Model, tokenizer: Decodes, kv: KVCache, limits: EngineLimits | None = None
@@ -134,258 +82,277 @@ class Engine:
         self.tokenizer = tokenizer
         self.kv = kv
         self.limits = limits or EngineLimits()
-        self._held: dict[str, _Held] = {}
-        self._running: dict[str, _Running] = {}
+        self._scheduler = Scheduler(
+            kv.blocks,
+            block_size=kv.layout.block_size,
+            max_running=self.limits.max_running,
+            batch_tokens=self.limits.batch_tokens,
+        )
+        self._works: dict[str, Work] = {}
+        self._answers: dict[Sequence, Answer] = {}
         self._prompt_tokens = 0
         self._output_tokens = 0
 
     @property
     def max_context(self) -> int:
-        """Tokens of prompt and output together that a sequence may have."""
+        """Tokens of prompt and answer together that a sequence may have."""
         return min(
             self.limits.max_context or self.model.config.max_positions,
             self.model.config.max_positions,
             self.kv.capacity_tokens,
         )
 
-    def prefill(self, request_id: str, token_ids: Sequence[int], params: SamplingParams) -> PrefillResult:
-        """Compute a prompt and its first token; the KV is held until `release`, `admit` or `abort`.
+    def cached_tokens(self, token_ids: Several[int]) -> int:
+        """How many of a prompt's first tokens need not be computed now; from any thread."""
+        if not token_ids or min(token_ids) < 0 or max(token_ids) >= self.model.config.vocab:
+            return 0
+        size = self.kv.layout.block_size
+        return self._scheduler.cached_tokens(prefix_digests(token_ids[:-1], size))
+
+    def submit(self, request: Request, sink: Sink | None = None) -> None:
+        """Take a prompt. With a sink it is only computed, without one its answers are written here, too.
 
         Raises:
-            InvalidRequest: the id is in use, the prompt is empty or holds ids outside the vocabulary.
+            InvalidRequest: the request could never be answered, or its id is in use.
             PromptTooLong: no room for one new token within the context.
-            NoFreeBlocks: too few KV blocks are free now.
+            KVMismatch: the sink has not the size of the prompt's keys and values.
         """
-        return self.prefill_batch(
-            [PrefillRequest(request_id=request_id, token_ids=token_ids, params=params)]
-        )[0]
+        work = self._new_work(request, is_written=sink is None)
+        if sink is not None:
+            work.handing_over = HandingOver(self.kv, sink, request.kv_tokens)
+        leader, *others = (answer.sequence for answer in work.answers)
+        leader.siblings = others
+        leader.will_write = sink is None
+        self._register(work)
+        self._scheduler.add(leader)
 
-    def prefill_batch(self, requests: Sequence[PrefillRequest]) -> list[PrefillResult]:
-        """Compute several prompts in one forward pass; all are held or, on an error as in `prefill`, none."""
-        slots: list[KVSlot] = []
-        try:
-            for request in requests:
-                self.check(request.request_id, request.token_ids)
-                slot = self.kv.allocate(len(request.token_ids))
-                if slot is None:
-                    raise no_free_blocks(self.kv, len(request.token_ids))
-                slots.append(slot)
-            if len({request.request_id for request in requests}) < len(requests):
-                raise InvalidRequest("two requests of one batch have the same id")
-            first = self._compute_prompts(requests, slots)
-        except BaseException:
-            for slot in slots:
-                self.kv.free(slot)
-            raise
-        results = []
-        for request, slot, sampled in zip(requests, slots, first, strict=True):
-            tokens = len(request.token_ids)
-            self._held[request.request_id] = _Held(slot=slot, tokens=tokens)
-            results.append(
-                PrefillResult(
-                    request_id=request.request_id,
-                    first_token=sampled.token,
-                    kv_tokens=tokens,
-                    logprob=sampled.logprob,
-                )
+    def admit(self, request: Request, computed: ComputedPrompt) -> list[TokenEvent]:
+        """Go on behind a prompt that was computed elsewhere; gives the first tokens, which may already be the last.
+
+        Raises:
+            InvalidRequest, PromptTooLong: as in `submit`.
+            KVMismatch: what came is not the keys and values of this prompt.
+            RequestFailed: the first tokens cannot be turned into text.
+        """
+        if computed.tokens != request.kv_tokens:
+            raise KVMismatch(
+                f"the keys and values of {computed.tokens} tokens came; the prompt of {request.request_id} has "
+                f"{request.kv_tokens}"
             )
-        return results
+        if len(computed.first) != request.choices:
+            raise KVMismatch(f"{len(computed.first)} first tokens came for {request.choices} choices")
+        self._check_tokens("first tokens", [first.token for first in computed.first])
+        work = self._new_work(request, is_written=True)
+        work.received = as_tensor(self.kv.layout, computed.tokens, computed.kv)
+        self._register(work)
+        events = self._accept(list(work.answers), computed.first)
+        if isinstance(events[-1], FailureEvent):
+            raise events[-1].error
+        if work.answers:
+            leader, *others = (answer.sequence for answer in work.answers)
+            leader.received, leader.siblings = request.kv_tokens, others
+            self._scheduler.add(leader)
+        return [event for event in events if isinstance(event, TokenEvent)]
 
-    def export(self, request_id: str) -> KVBlob:
-        """A contiguous copy of a held prompt's KV; the original stays held.
-
-        Raises:
-            KeyError: no KV is held under this id (never was, or it was released).
-        """
-        held = self._held[request_id]
-        return self.kv.export(held.slot, held.tokens)
-
-    def release(self, request_id: str) -> bool:
-        """Give a held prompt's KV back; False when none is held under this id."""
-        held = self._held.pop(request_id, None)
-        if held is None:
-            return False
-        self.kv.free(held.slot)
-        return True
-
-    def admit(
-        self,
-        request_id: str,
-        token_ids: Sequence[int],
-        first_token: int,
-        params: SamplingParams,
-        *,
-        blob: KVBlob | None = None,
-        logprob: TokenLogprob | None = None,
-    ) -> TokenEvent:
-        """Start decoding behind a computed prompt; the event is the first token's, and may already be the last.
-
-        Args:
-            request_id: a new id with a blob; without one the id under which this engine holds the prompt's KV.
-            token_ids: the prompt.
-            first_token: what prefill sampled.
-            params: of the request.
-            blob: the KV pulled from a prefill peer.
-            logprob: of the first token, when it is wanted.
-
-        Raises:
-            InvalidRequest: the id is in use or, without a blob, unknown; token ids outside the vocabulary.
-            KVMismatch: the blob has another layout or another number of tokens than the prompt.
-            PromptTooLong: no room for one new token within the context.
-            NoFreeSequence, NoFreeBlocks: no room now; a held prompt stays held.
-        """
-        self.check(request_id, token_ids, is_held=blob is None)
-        self._check_tokens([first_token])
-        if len(self._running) >= self.limits.max_running:
-            raise NoFreeSequence(f"{len(self._running)} sequences are decoding, the limit of this engine")
-        tokens = len(token_ids)
-        room = self.max_context - tokens
-        max_tokens = min(params.max_tokens or self.limits.default_max_tokens, room)
-        # the last token is never fed back, so its keys and values need no room
-        slot = self._slot_for(request_id, tokens, blob, reserve=tokens + max_tokens - 1)
-        sequence = _Running(
-            request_id=request_id,
-            prompt=tuple(token_ids),
-            params=params,
-            seed=params.seed if params.seed is not None else secrets.randbits(63),
-            max_tokens=max_tokens,
-            slot=slot,
-            text=OutputText(self.tokenizer, params.stop),
-        )
-        self._running[request_id] = sequence
-        return self._accept(sequence, Sampled(token=first_token, logprob=logprob))
-
-    def step(self) -> list[TokenEvent]:
-        """One token for every running sequence; nothing when none runs."""
-        batch = list(self._running.values())
-        if not batch:
+    def step(self) -> list[Event]:
+        """One pass: a token for every answer that is written, and parts of the prompts that wait; nothing without work."""
+        plan = self._scheduler.plan()
+        if not plan.chunks:
             return []
         with torch.inference_mode():
-            logits = self.model.forward(
-                torch.tensor([sequence.output[-1] for sequence in batch]),
-                [Segment(slot=s.slot, start=len(s.prompt) + len(s.output) - 1, tokens=1) for s in batch],
-                self.kv,
-            )
-            sampled = sample(
-                logits,
-                [sequence.params for sequence in batch],
-                seeds=[sequence.seed for sequence in batch],
-                prompts=[sequence.prompt for sequence in batch],
-                outputs=[sequence.output for sequence in batch],
-                eos_ids=self.model.config.eos_ids,
-            )
-        self._output_tokens += len(batch)
-        return [self._accept(sequence, one) for sequence, one in zip(batch, sampled, strict=True)]
+            self._prepare(plan)
+            logits = self._compute(plan.chunks)
+            for chunk in plan.chunks:
+                self._scheduler.advance(chunk)
+            return self._give_up_broken_sinks(plan.chunks) + self._choose(logits, plan.chunks)
 
-    def abort(self, request_id: str) -> TokenEvent | None:
-        """End a request, held or running, and free its KV; the event of a running one, else None."""
-        self.release(request_id)
-        sequence = self._running.pop(request_id, None)
-        if sequence is None:
-            return None
-        self.kv.free(sequence.slot)
-        return TokenEvent(
-            request_id=request_id,
-            token=None,
-            text=sequence.text.finish(),
-            output_tokens=len(sequence.output),
-            finish_reason="abort",
-        )
+    def abort(self, request_id: str) -> bool:
+        """End a request wherever it is, and free what it holds; False when there is none of this id."""
+        work = self._works.get(request_id)
+        if work is None:
+            return False
+        self._end_all(work)
+        return True
 
     def stats(self) -> EngineStats:
         """What is going on now."""
+        scheduler = self._scheduler
+        running = {id(self._answers[sequence].work) for sequence in scheduler.running}
         return EngineStats(
-            running=len(self._running),
-            held=len(self._held),
-            kv_blocks=self.kv.blocks,
-            kv_blocks_free=self.kv.free_blocks,
+            running=len(running),
+            waiting=len(self._works) - len(running),
+            kv_blocks=self.kv.blocks.total,
+            kv_blocks_free=self.kv.blocks.free,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            preemptions=scheduler.preemptions,
         )
 
-    def _compute_prompts(self, requests: Sequence[PrefillRequest], slots: Sequence[KVSlot]) -> list[Sampled]:
-        with torch.inference_mode():
-            logits = self.model.forward(
-                torch.tensor([token for request in requests for token in request.token_ids]),
-                [
-                    Segment(slot=slot, start=0, tokens=len(request.token_ids))
-                    for slot, request in zip(slots, requests, strict=True)
-                ],
-                self.kv,
-            )
-            first = sample(
-                logits,
-                [request.params for request in requests],
-                seeds=[
-                    request.params.seed if request.params.seed is not None else secrets.randbits(63)
-                    for request in requests
-                ],
-                prompts=[request.token_ids for request in requests],
-                outputs=[()] * len(requests),
-                eos_ids=self.model.config.eos_ids,
-            )
-        self._prompt_tokens += sum(len(request.token_ids) for request in requests)
-        self._output_tokens += len(requests)
-        return first
+    def _new_work(self, request: Request, *, is_written: bool) -> Work:
+        """Refuse what could never be answered."""
+        self._check(request)
+        room = self.max_context - len(request.token_ids)
+        work = Work(
+            request=request,
+            max_tokens=min(request.params.max_tokens or room, room),
+            ends=self.model.config.eos_ids,
+        )
+        for choice in range(request.choices):
+            answer = Answer.begin(work, choice, self.tokenizer, self.kv.new_slot())
+            if is_written:
+                answer.replay()
+            work.answers.append(answer)
+        return work
 
-    def _slot_for(self, request_id: str, tokens: int, blob: KVBlob | None, *, reserve: int) -> KVSlot:
-        if blob is not None:
-            if blob.tokens != tokens:
-                raise KVMismatch(
-                    f"the KV blob holds {blob.tokens} tokens, the prompt of {request_id} has {tokens}"
+    def _register(self, work: Work) -> None:
+        self._works[work.request.request_id] = work
+        for answer in work.answers:
+            self._answers[answer.sequence] = answer
+
+    def _prepare(self, plan: Plan) -> None:
+        """Bring the blocks into the state in which the pass expects them."""
+        for order in plan.before:
+            if isinstance(order, CopyBlock):
+                self.kv.copy_block(order.source, order.target)
+                continue
+            work = self._answers[order.sequence].work
+            if work.received is not None and order.tokens:
+                slot = self.kv.new_slot()
+                slot.follow(order.blocks)
+                self.kv.place(slot, work.received, start=order.start, tokens=order.tokens)
+            work.received = None
+        for chunk in plan.chunks:
+            answer = self._answers[chunk.sequence]
+            answer.slot.follow(chunk.sequence.blocks)
+            if answer.work.handing_over is not None:
+                answer.work.handing_over.catch_up(answer.slot, chunk.start)
+
+    def _compute(self, chunks: Several[Chunk]) -> torch.Tensor:
+        """The pass. Returns logits after the last token of each chunk."""
+        tokens: array[int] = array("q")
+        segments = []
+        leaving = []
+        for chunk in chunks:
+            answer = self._answers[chunk.sequence]
+            end = chunk.start + chunk.tokens
+            tokens.extend(chunk.sequence.tokens[chunk.start : end])
+            segments.append(Segment(slot=answer.slot, start=chunk.start, tokens=chunk.tokens))
+            if answer.work.handing_over is not None:
+                leaving.append((answer.work.handing_over, answer.slot, chunk.start, end))
+            self._prompt_tokens += max(0, min(end, answer.work.request.kv_tokens) - chunk.start)
+
+        def hand_over(layer: int) -> None:
+            for handing_over, slot, start, end in leaving:
+                handing_over.write(slot, layer, start=start, end=end)
+
+        logits = self.model.forward(
+            torch.frombuffer(tokens, dtype=torch.int64), segments, self.kv, hand_over if leaving else None
+        )
+        for handing_over, _, _, end in leaving:
+            handing_over.finish(end)
+        return logits
+
+    def _choose(self, logits: torch.Tensor, chunks: Several[Chunk]) -> list[Event]:
+        """The next token of every sequence that has all its logits; the first tokens of every choice of a prompt."""
+        rows, takers = [], []
+        for row, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            if sequence.missing == 0 and sequence in self._answers:
+                takers.append([self._answers[one] for one in (sequence, *sequence.siblings)])
+                rows += [row] * len(takers[-1])
+        if not rows:
+            return []
+        if rows != list(range(len(chunks))):
+            logits = logits.index_select(0, torch.tensor(rows, device=logits.device))
+        places = [answer.place for answers in takers for answer in answers]
+        sampled = iter(sample(logits, places, eos_ids=self.model.config.eos_ids))
+        self._output_tokens += len(places)
+        events: list[Event] = []
+        for answers in takers:
+            events += self._go_on(answers, list(islice(sampled, len(answers))))
+        return events
+
+    def _go_on(self, answers: Several[Answer], found: Several[Sampled | None]) -> list[Event]:
+        """One answer goes on, or all choices of a prompt begin."""
+        leader = answers[0]
+        work, sequence = leader.work, leader.sequence
+        chosen = [one for one in found if one is not None]
+        if len(chosen) < len(found):
+            self._scheduler.distrust(sequence)
+            return [self._fail(work, "the model's output for it is not a number")]
+        if work.handing_over is not None:
+            self._end_all(work)
+            return [
+                PromptEvent(
+                    request_id=work.request.request_id,
+                    first=tuple(chosen),
+                    cached_tokens=sequence.cached or 0,
                 )
-            return self.kv.adopt(blob, reserve=reserve)
-        held = self._held[request_id]
-        if held.tokens != tokens:
-            raise KVMismatch(f"{held.tokens} tokens are held for {request_id}, the prompt has {tokens}")
-        if not self.kv.extend(held.slot, reserve):
-            raise no_free_blocks(self.kv, reserve)
-        del self._held[request_id]
-        return held.slot
+            ]
+        if sequence.siblings:
+            self._scheduler.fork(sequence)
+        return self._accept(answers, chosen)
 
-    def _accept(self, sequence: _Running, sampled: Sampled) -> TokenEvent:
-        sequence.output.append(sampled.token)
-        is_eos = sampled.token in self.model.config.eos_ids and not sequence.params.ignore_eos
-        may_stop = len(sequence.output) >= sequence.params.min_tokens
-        text = "" if is_eos else sequence.text.push(sampled.token, may_stop=may_stop)
-        reason: FinishReason | None = None
-        if is_eos or sequence.text.stopped:
-            reason = "stop"
-        elif len(sequence.output) >= sequence.max_tokens:
-            reason = "length"
-        if reason is not None:
-            text += sequence.text.finish()
-            # the characters that were held back may complete a stop string
-            reason = "stop" if sequence.text.stopped else reason
-            del self._running[sequence.request_id]
-            self.kv.free(sequence.slot)
-        return TokenEvent(
-            request_id=sequence.request_id,
-            token=sampled.token,
-            text=text,
-            output_tokens=len(sequence.output),
-            finish_reason=reason,
-            logprob=sampled.logprob,
+    def _accept(self, answers: Several[Answer], chosen: Several[Sampled]) -> list[Event]:
+        """The events of these tokens; the last one tells when the request had to be given up."""
+        events: list[Event] = []
+        for answer, one in zip(answers, chosen, strict=True):
+            try:
+                event = answer.accept(one)
+            except Exception as error:
+                log.warning("a request is given up", exc_info=error)
+                return [*events, self._fail(answer.work, f"its tokens cannot be turned into text: {error}")]
+            events.append(event)
+            if event.finish_reason is not None:
+                self._end(answer)
+        return events
+
+    def _give_up_broken_sinks(self, chunks: Several[Chunk]) -> list[Event]:
+        works = [self._answers[chunk.sequence].work for chunk in chunks]
+        return [
+            self._fail(work, f"its keys and values cannot be handed over: {work.handing_over.error}")
+            for work in works
+            if work.handing_over is not None and work.handing_over.error is not None
+        ]
+
+    def _fail(self, work: Work, why: str) -> FailureEvent:
+        self._end_all(work)
+        return FailureEvent(
+            request_id=work.request.request_id,
+            error=RequestFailed(f"the engine cannot go on with this request: {why}"),
         )
 
-    def check(self, request_id: str, token_ids: Sequence[int], *, is_held: bool = False) -> None:
-        """Refuse a prompt that could never be computed, or an id that is in use.
+    def _end_all(self, work: Work) -> None:
+        for answer in list(work.answers):
+            self._end(answer)
 
-        Raises:
-            InvalidRequest, PromptTooLong: what is wrong with it.
-        """
-        if request_id in self._running or (request_id in self._held) != is_held:
-            state = "not held here" if is_held else "already in use"
-            raise InvalidRequest(f"the request id {request_id!r} is {state}")
-        if not token_ids:
+    def _end(self, answer: Answer) -> None:
+        self._scheduler.remove(answer.sequence)
+        del self._answers[answer.sequence]
+        work = answer.work
+        work.answers.remove(answer)
+        if not work.answers:
+            del self._works[work.request.request_id]
+
+    def _check(self, request: Request) -> None:
+        if request.request_id in self._works:
+            raise InvalidRequest(f"the request id {request.request_id!r} is already in use")
+        if not request.token_ids:
             raise InvalidRequest("the prompt has no tokens")
-        if len(token_ids) >= self.max_context:
-            raise PromptTooLong(
-                f"the prompt has {len(token_ids)} tokens; at most {self.max_context - 1} leave room for an answer"
+        if not 1 <= request.choices <= self.limits.max_running:
+            raise InvalidRequest(
+                f"n: {request.choices} choices are not possible; this engine writes 1 to {self.limits.max_running}"
             )
-        self._check_tokens(token_ids)
+        if request.kv_tokens >= self.max_context:
+            raise PromptTooLong(
+                f"the prompt has {request.kv_tokens} tokens; at most {self.max_context - 1} leave room for an answer"
+            )
+        self._check_tokens("token ids", [*request.token_ids, *request.resumed])
+        self._check_tokens("logit_bias", [token for token, _ in request.params.logit_bias])
 
-    def _check_tokens(self, token_ids: Sequence[int]) -> None:
+    def _check_tokens(self, name: str, token_ids: Several[int]) -> None:
         vocab = self.model.config.vocab
-        if min(token_ids) < 0 or max(token_ids) >= vocab:
-            raise InvalidRequest(f"token ids must be between 0 and {vocab - 1}")
+        if token_ids and (min(token_ids) < 0 or max(token_ids) >= vocab):
+            raise InvalidRequest(f"{name} must be between 0 and {vocab - 1}")

@@ -1,17 +1,21 @@
-"""The KV cache: one preallocated pool of blocks, who holds which, and contiguous copies for the way between pods."""
+"""The KV cache: one preallocated pool of blocks, and copies between it and the contiguous caches that travel between pods."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
 import torch
 
-from tidewheel_workers.llm.errors import KVMismatch, NoFreeBlocks
+from tidewheel_workers.llm.blocks import BlockPool
+from tidewheel_workers.llm.errors import KVMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tidewheel_workers.llm.config import ModelConfig
 
 DEFAULT_BLOCK_SIZE = 16
@@ -61,183 +65,111 @@ class KVLayout:
         return hashlib.sha256(story.encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KVBlob:
-    """Keys and values of the first tokens of one sequence, contiguous: [layers, 2, tokens, kv_heads, head_dim]."""
-
-    layout: KVLayout
-    tensor: torch.Tensor
-
-    def __post_init__(self) -> None:
-        tokens = self.tensor.shape[2] if self.tensor.dim() == 5 else 0
-        if tuple(self.tensor.shape) != self.layout.shape(tokens) or self.tensor.dtype != self.layout.dtype:
-            raise KVMismatch(
-                f"a KV blob of shape {tuple(self.tensor.shape)} and {self.tensor.dtype} does not fit the layout "
-                f"{self.layout.shape(tokens)} and {self.layout.dtype}"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens whose keys and values are inside."""
-        return int(self.tensor.shape[2])
-
-    def as_bytes(self) -> memoryview:
-        """The raw bytes in host memory and native order; without a copy where the tensor is in host memory already."""
-        flat = self.tensor.cpu().contiguous().view(torch.uint8).reshape(-1)
-        return flat.numpy().data
-
-    @classmethod
-    def from_bytes(cls, layout: KVLayout, tokens: int, buffer: bytearray | memoryview) -> Self:
-        """A blob over a received, writable buffer, without a copy.
-
-        Raises:
-            KVMismatch: the buffer has not exactly the bytes that the layout asks for.
-        """
-        want = layout.bytes_for(tokens)
-        if tokens < 1 or len(buffer) != want:
-            raise KVMismatch(
-                f"{len(buffer)} bytes came for {tokens} tokens of KV; the layout asks for {want}"
-            )
-        return cls(
-            layout=layout, tensor=torch.frombuffer(buffer, dtype=layout.dtype).view(layout.shape(tokens))
-        )
-
-
-@dataclass(slots=True, eq=False)
 class KVSlot:
-    """The blocks of one sequence; opaque to everyone but the cache and the attention."""
+    """The pool rows of one sequence's tokens; opaque to everyone but the cache and the attention."""
 
-    blocks: list[int]
-    rows: torch.Tensor  # pool row of each token position, on the pool's device
-    first_row: int | None  # set when the rows are one run, so that the pool can be viewed, not gathered
-    freed: bool = field(default=False)
+    __slots__ = ("_block_size", "_device", "_rows", "blocks", "first_row", "rows")
+
+    def __init__(self, block_size: int, device: torch.device) -> None:
+        self.blocks: list[int] = []
+        self.first_row: int | None = (
+            None  # set when the rows are one run, so that the pool can be viewed, not gathered
+        )
+        self._block_size = block_size
+        self._device = device
+        self._rows = torch.empty(0, dtype=torch.int64, device=device)  # with room to grow
+        self.rows = self._rows  # pool row of each token position: int64, contiguous, on the pool's device
 
     @property
     def capacity(self) -> int:
         """Tokens that fit."""
-        return self.rows.shape[0]
+        return len(self.blocks) * self._block_size
+
+    def follow(self, blocks: Sequence[int]) -> None:
+        """Take over a sequence's blocks as they are now."""
+        if self.blocks == blocks:
+            return
+        same = sum(
+            1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.blocks, blocks, strict=False))
+        )
+        self.blocks = list(blocks)
+        size, capacity = self._block_size, self.capacity
+        if capacity > len(self._rows):
+            grown = torch.empty(2 * capacity, dtype=torch.int64, device=self._device)
+            grown[: same * size] = self._rows[: same * size]
+            self._rows = grown
+        starts = torch.tensor(self.blocks[same:], dtype=torch.int64) * size
+        self._rows[same * size : capacity] = (starts[:, None] + torch.arange(size)).reshape(-1)
+        self.rows = self._rows[:capacity]
+        is_run = bool(blocks) and self.blocks == list(range(blocks[0], blocks[0] + len(blocks)))
+        self.first_row = blocks[0] * size if is_run else None
 
 
 class KVCache:
-    """A pool of blocks, allocated once.
-
-    Blocks of a sequence are taken as one run where one is free: a run is read in place, scattered blocks are
-    gathered first. Not thread-safe; it belongs to the thread that runs the engine.
-    """
+    """A pool of blocks, allocated once. Not thread-safe; it belongs to the thread that runs the engine."""
 
     def __init__(self, layout: KVLayout, *, blocks: int, device: torch.device | str = "cpu") -> None:
-        if blocks < 1:
-            raise ValueError(f"a KV cache needs at least one block, not {blocks}")
         self.layout = layout
         self.device = torch.device(device)
-        self.blocks = blocks
+        self.blocks = BlockPool(blocks)
         self.pool = torch.zeros(
             layout.shape(blocks * layout.block_size), dtype=layout.dtype, device=self.device
         )
-        self._is_free = bytearray(b"\x01" * blocks)
-        self._free = blocks
-
-    @classmethod
-    def of_bytes(cls, layout: KVLayout, size: int, device: torch.device | str = "cpu") -> Self:
-        """As many blocks as fit into `size` bytes.
-
-        Raises:
-            ValueError: not even one block fits.
-        """
-        return cls(layout, blocks=size // layout.bytes_for(layout.block_size), device=device)
-
-    @property
-    def free_blocks(self) -> int:
-        """Blocks that nobody holds."""
-        return self._free
-
-    @property
-    def used_blocks(self) -> int:
-        """Blocks that some sequence holds."""
-        return self.blocks - self._free
 
     @property
     def capacity_tokens(self) -> int:
         """Tokens that the whole pool holds."""
-        return self.blocks * self.layout.block_size
+        return self.blocks.total * self.layout.block_size
+
+    def new_slot(self) -> KVSlot:
+        """A slot without blocks, to follow a sequence."""
+        return KVSlot(self.layout.block_size, self.device)
 
     def allocate(self, tokens: int) -> KVSlot | None:
-        """Room for that many tokens, or None when too few blocks are free."""
-        blocks = self._take(self.layout.blocks_for(max(tokens, 1)), after=None)
-        return None if blocks is None else self._slot(blocks)
-
-    def extend(self, slot: KVSlot, tokens: int) -> bool:
-        """Make the slot hold at least that many tokens; False, and nothing changed, when too few blocks are free."""
-        missing = self.layout.blocks_for(tokens) - len(slot.blocks)
-        if missing <= 0:
-            return True
-        more = self._take(missing, after=slot.blocks[-1])
-        if more is None:
-            return False
-        grown = self._slot([*slot.blocks, *more])
-        slot.blocks, slot.rows, slot.first_row = grown.blocks, grown.rows, grown.first_row
-        return True
-
-    def free(self, slot: KVSlot) -> None:
-        """Give the slot's blocks back; a second call changes nothing."""
-        if slot.freed:
-            return
-        slot.freed = True
-        for block in slot.blocks:
-            self._is_free[block] = 1
-        self._free += len(slot.blocks)
-
-    def export(self, slot: KVSlot, length: int) -> KVBlob:
-        """A contiguous copy of the first `length` tokens."""
-        if slot.freed or not 0 < length <= slot.capacity:
-            raise ValueError(
-                f"a slot of {slot.capacity} tokens (freed: {slot.freed}) has no {length} to export"
-            )
-        return KVBlob(layout=self.layout, tensor=self.pool.index_select(2, slot.rows[:length]))
-
-    def adopt(self, blob: KVBlob, *, reserve: int = 0) -> KVSlot:
-        """Copy a blob into blocks of this pool, with room for `reserve` tokens in all.
-
-        Raises:
-            KVMismatch: the blob has another layout.
-            NoFreeBlocks: it does not fit now.
-        """
-        if blob.layout.digest() != self.layout.digest():
-            raise KVMismatch(f"a blob of layout {blob.layout} cannot enter a pool of layout {self.layout}")
-        tokens = max(blob.tokens, reserve)
-        slot = self.allocate(tokens)
-        if slot is None:
-            raise no_free_blocks(self, tokens)
-        self.pool.index_copy_(2, slot.rows[: blob.tokens], blob.tensor.to(self.device))
+        """Room for that many tokens without a sequence, or None when too few blocks are free."""
+        blocks = self.blocks.take(self.layout.blocks_for(max(tokens, 1)))
+        if blocks is None:
+            return None
+        slot = self.new_slot()
+        slot.follow(blocks)
         return slot
 
-    def _slot(self, blocks: list[int]) -> KVSlot:
+    def free(self, slot: KVSlot) -> None:
+        """Give the blocks of an allocated slot back; a second call changes nothing."""
+        self.blocks.give_back(slot.blocks)
+        slot.follow([])
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Make a block hold what another one does."""
         size = self.layout.block_size
-        starts = torch.tensor(blocks, dtype=torch.int64) * size
-        rows = (starts[:, None] + torch.arange(size)).reshape(-1).to(self.device)
-        is_run = blocks[-1] - blocks[0] == len(blocks) - 1 and blocks == sorted(blocks)
-        return KVSlot(blocks=blocks, rows=rows, first_row=blocks[0] * size if is_run else None)
+        self.pool.narrow(2, target * size, size).copy_(self.pool.narrow(2, source * size, size))
 
-    def _take(self, count: int, *, after: int | None) -> list[int] | None:
-        if count > self._free:
-            return None
-        run = b"\x01" * count
-        if after is not None and self._is_free[after + 1 : after + 1 + count] == run:
-            start = after + 1
-        else:
-            start = self._is_free.find(run)
-        blocks = list(range(start, start + count)) if start >= 0 else self._scattered(count)
-        for block in blocks:
-            self._is_free[block] = 0
-        self._free -= count
-        return blocks
+    def place(self, slot: KVSlot, received: torch.Tensor, *, start: int, tokens: int) -> None:
+        """Put these tokens of a contiguous cache, as `KVLayout.shape` says, into the slot."""
+        part = received.narrow(2, start, tokens)
+        if slot.first_row is not None:
+            self.pool.narrow(2, slot.first_row + start, tokens).copy_(part)
+            return
+        self.pool.index_copy_(2, slot.rows[start : start + tokens], part.to(self.device))
 
-    def _scattered(self, count: int) -> list[int]:
-        return [block for block, is_free in enumerate(self._is_free) if is_free][:count]
+    def read_layer(self, slot: KVSlot, layer: int, out: torch.Tensor, *, start: int, tokens: int) -> None:
+        """Copy these tokens of one layer to the same place of a contiguous cache in host memory."""
+        for pool, target in zip(self.pool[layer], out[layer].narrow(1, start, tokens), strict=True):
+            if slot.first_row is not None:
+                target.copy_(pool.narrow(0, slot.first_row + start, tokens))
+            elif self.device.type == "cpu":
+                torch.index_select(pool, 0, slot.rows[start : start + tokens], out=target)
+            else:
+                target.copy_(pool.index_select(0, slot.rows[start : start + tokens]))
 
 
-def no_free_blocks(kv: KVCache, tokens: int) -> NoFreeBlocks:
-    """The error for a request of that many tokens that does not fit now."""
-    return NoFreeBlocks(
-        f"{tokens} tokens need {kv.layout.blocks_for(tokens)} KV blocks, {kv.free_blocks} of {kv.blocks} are free"
-    )
+def as_tensor(layout: KVLayout, tokens: int, buffer: bytearray | memoryview) -> torch.Tensor:
+    """A contiguous cache over a writable buffer, without a copy; the buffer cannot be closed while the tensor lives.
+
+    Raises:
+        KVMismatch: the buffer has not exactly the bytes that the layout asks for.
+    """
+    want, found = layout.bytes_for(tokens), memoryview(buffer).nbytes
+    if tokens < 1 or found != want:
+        raise KVMismatch(f"{found} bytes came for {tokens} tokens of KV; the layout asks for {want}")
+    return torch.frombuffer(buffer, dtype=layout.dtype).view(layout.shape(tokens))

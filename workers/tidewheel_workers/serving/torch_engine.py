@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tidewheel_workers.llm import engine as llm
 from tidewheel_workers.llm.device import DEVICES, Device, find_device, use_threads
-from tidewheel_workers.llm.kv import KVBlob, KVCache, KVLayout
+from tidewheel_workers.llm.engine import Engine, EngineLimits
+from tidewheel_workers.llm.kv import KVCache, KVLayout
 from tidewheel_workers.llm.loading import LoadedModel, load_model
-from tidewheel_workers.llm.sampling import SamplingParams, TokenLogprob
+from tidewheel_workers.llm.requests import ComputedPrompt, FailureEvent, PromptEvent, Request, TokenEvent
+from tidewheel_workers.llm.sampling import Sampled, SamplingParams, TokenLogprob
+from tidewheel_workers.serving.cache_size import cache_tokens, memory_left
 from tidewheel_workers.serving.engine import (
     Computed,
     EngineIdentity,
     EngineLoad,
+    Failed,
     First,
     Generated,
     Happening,
@@ -27,18 +31,24 @@ from tidewheel_workers.serving.engine import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tidewheel_workers.serving.engine import KVSink, Prefilled, Prompt, Sampling
+    from tidewheel_workers.llm.requests import Event
+    from tidewheel_workers.serving.engine import KVSink, Prefilled, Prompt
     from tidewheel_workers.serving.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: Answers to one request are written together, also by a server with fewer slots.
+LEAST_SEQUENCES = 16
+#: A prefill computes nothing but prompts; on a decode each part of one delays the next token of all answers.
+BATCH_TOKENS = {"prefill": 2048, "decode": 256}
 
 
 class TorchEngine:
     """`llm.engine.Engine` as a `ServingEngine`: values are translated, nothing is decided."""
 
-    def __init__(self, loaded: LoadedModel, kv: KVCache, limits: llm.EngineLimits) -> None:
+    def __init__(self, loaded: LoadedModel, kv: KVCache, limits: EngineLimits) -> None:
         self._tokenizer = loaded.tokenizer
-        self._engine = llm.Engine(loaded.model, loaded.tokenizer, kv, limits)
-        self._layout = kv.layout
-        self._waiting: dict[str, tuple[Prompt, KVSink | None]] = {}
+        self._engine = Engine(loaded.model, loaded.tokenizer, kv, limits)
         self.max_context = self._engine.max_context
         self.identity = EngineIdentity(
             model_digest=loaded.digest,
@@ -65,10 +75,20 @@ class TorchEngine:
         loaded = load_model(settings.model_source, device=device, dtype=row.dtype(settings.dtype))
         layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
         context = min(settings.max_context_tokens, loaded.model.config.max_positions)
-        # a prefill server exports each prompt before it computes the next
-        sequences = settings.slots if settings.role == "decode" else 1
-        kv = KVCache(layout, blocks=layout.blocks_for(context) * sequences, device=device)
-        return cls(loaded, kv, llm.EngineLimits(max_running=settings.slots, max_context=context))
+        tokens = cache_tokens(
+            settings, context=context, token_bytes=layout.bytes_for(1), left=memory_left(device)
+        )
+        kv = KVCache(layout, blocks=layout.blocks_for(tokens), device=device)
+        log.info("the KV cache holds %d tokens in %d MiB", kv.capacity_tokens, kv.pool.nbytes >> 20)
+        return cls(
+            loaded,
+            kv,
+            EngineLimits(
+                max_running=max(settings.slots, LEAST_SEQUENCES),
+                max_context=context,
+                batch_tokens=settings.batch_tokens or BATCH_TOKENS[settings.role],
+            ),
+        )
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """As in `ServingEngine`."""
@@ -82,68 +102,41 @@ class TorchEngine:
         """As in `ServingEngine`."""
         return self._tokenizer.token_bytes(token)
 
-    def cached_tokens(self, token_ids: Sequence[int]) -> int:  # noqa: ARG002 - nothing is kept between requests
+    def cached_tokens(self, token_ids: Sequence[int]) -> int:
         """As in `ServingEngine`."""
-        return 0
+        return self._engine.cached_tokens(token_ids)
 
     def submit(self, prompt: Prompt, sink: KVSink | None) -> None:
         """As in `ServingEngine`."""
-        self._engine.check(prompt.request_id, prompt.token_ids)
-        self._waiting[prompt.request_id] = (prompt, sink)
+        self._engine.submit(_request(prompt), sink)
 
     def admit(self, prompt: Prompt, computed: Prefilled) -> list[Generated]:
         """As in `ServingEngine`."""
-        first = computed.first[0]
-        event = self._engine.admit(
-            prompt.request_id,
-            prompt.token_ids,
-            first.token,
-            _params(prompt.sampling),
-            blob=KVBlob.from_bytes(self._layout, computed.tokens, computed.kv),
-            logprob=None
-            if first.logprob is None
-            else TokenLogprob(
-                token=first.logprob.token, logprob=first.logprob.logprob, top=first.logprob.top
-            ),
+        first = [Sampled(token=one.token, logprob=_token_logprob(one.logprob)) for one in computed.first]
+        events = self._engine.admit(
+            _request(prompt), ComputedPrompt(first=first, tokens=computed.tokens, kv=computed.kv)
         )
-        return [_generated(event)]
+        return [_generated(event) for event in events]
 
     def step(self) -> list[Happening]:
         """As in `ServingEngine`."""
-        happened: list[Happening] = []
-        if self._waiting:
-            request_id = next(iter(self._waiting))
-            happened.append(self._compute(*self._waiting.pop(request_id)))
-        happened += [_generated(event) for event in self._engine.step()]
-        return happened
+        return [_happening(event) for event in self._engine.step()]
 
     def abort(self, request_id: str) -> None:
         """As in `ServingEngine`."""
-        self._waiting.pop(request_id, None)
         self._engine.abort(request_id)
 
     def load(self) -> EngineLoad:
         """As in `ServingEngine`."""
         stats = self._engine.stats()
-        return EngineLoad(running=stats.running, waiting=len(self._waiting), kv_usage=stats.kv_usage)
-
-    def _compute(self, prompt: Prompt, sink: KVSink | None) -> Happening:
-        params = _params(prompt.sampling)
-        result = self._engine.prefill(prompt.request_id, prompt.token_ids, params)
-        if sink is None:
-            return _generated(
-                self._engine.admit(
-                    prompt.request_id, prompt.token_ids, result.first_token, params, logprob=result.logprob
-                )
-            )
-        try:
-            sink.buffer[:] = self._engine.export(prompt.request_id).as_bytes()
-        finally:
-            self._engine.release(prompt.request_id)
-        for layer in range(self._layout.layers):
-            sink.wrote(layer, 0, result.kv_tokens)
-        first = First(token=result.first_token, logprob=_logprob(result.logprob))
-        return Computed(request_id=prompt.request_id, first=(first,))
+        return EngineLoad(
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_usage=stats.kv_usage,
+            prefix_queries=stats.prefix_queries,
+            prefix_hits=stats.prefix_hits,
+            preemptions=stats.preemptions,
+        )
 
 
 def _rows(settings: WorkerSettings) -> tuple[Device, ...]:
@@ -159,8 +152,37 @@ def _rows(settings: WorkerSettings) -> tuple[Device, ...]:
     return (*DEVICES, added)
 
 
-def _params(sampling: Sampling) -> SamplingParams:
-    return SamplingParams(**asdict(sampling))
+def _request(prompt: Prompt) -> Request:
+    return Request(
+        request_id=prompt.request_id,
+        token_ids=prompt.token_ids,
+        params=SamplingParams(**asdict(prompt.sampling)),
+        choices=prompt.choices,
+        resumed=prompt.resumed,
+    )
+
+
+def _happening(event: Event) -> Happening:
+    match event:
+        case TokenEvent():
+            return _generated(event)
+        case PromptEvent():
+            first = tuple(First(token=one.token, logprob=_logprob(one.logprob)) for one in event.first)
+            return Computed(request_id=event.request_id, first=first, cached_tokens=event.cached_tokens)
+        case FailureEvent():
+            return Failed(request_id=event.request_id, error=event.error)
+
+
+def _generated(event: TokenEvent) -> Generated:
+    return Generated(
+        request_id=event.request_id,
+        token=event.token,
+        text=event.text,
+        output_tokens=event.output_tokens,
+        choice=event.choice,
+        finish_reason=event.finish_reason,
+        logprob=_logprob(event.logprob),
+    )
 
 
 def _logprob(logprob: TokenLogprob | None) -> Logprob | None:
@@ -169,12 +191,7 @@ def _logprob(logprob: TokenLogprob | None) -> Logprob | None:
     return Logprob(token=logprob.token, logprob=logprob.logprob, top=logprob.top)
 
 
-def _generated(event: llm.TokenEvent) -> Generated:
-    return Generated(
-        request_id=event.request_id,
-        token=event.token,
-        text=event.text,
-        output_tokens=event.output_tokens,
-        finish_reason=event.finish_reason,
-        logprob=_logprob(event.logprob),
-    )
+def _token_logprob(logprob: Logprob | None) -> TokenLogprob | None:
+    if logprob is None:
+        return None
+    return TokenLogprob(token=logprob.token, logprob=logprob.logprob, top=logprob.top)
