@@ -21,6 +21,9 @@ from tidewheel.api.status import Condition, Decision, PodCount
 #: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
 LONGEST_NAME = 36
 
+#: What workers take where batchTokens is left out.
+DEFAULT_BATCH_TOKENS = {"prefill": 2048, "decode": 256}
+
 
 class PackageSource(ApiModel):
     """A model that an installed Python distribution carries."""
@@ -161,6 +164,26 @@ class ComputeRole(PodRole):
         le=1024,
         description="slots is the number of requests one pod works on at a time; more are refused.",
     )
+    kv_cache_tokens: int | None = Field(
+        None,
+        ge=128,
+        le=1_073_741_824,
+        description=(
+            "kvCacheTokens is how many tokens' keys and values one pod keeps, those for reuse by later prompts included. "
+            "Left out, a decode pod has room for a whole context in each slot and a prefill pod for two contexts, at "
+            "most half of the memory that the model leaves."
+        ),
+    )
+    batch_tokens: int | None = Field(
+        None,
+        ge=16,
+        le=1_048_576,
+        description=(
+            "batchTokens is how many tokens are computed in one pass; longer prompts take several. Left out, "
+            f"{DEFAULT_BATCH_TOKENS['prefill']} on prefill pods and {DEFAULT_BATCH_TOKENS['decode']} on decode pods, "
+            "where parts of prompts delay the answers' tokens."
+        ),
+    )
     accelerator: Name = Field(
         "cpu", description="accelerator names a row of the operator's accelerator table."
     )
@@ -286,6 +309,15 @@ class PDServiceSpec(ApiModel):
         30, ge=1, le=3600, description="drainSeconds is how long a leaving pod may finish its requests."
     )
     suspend: bool = Field(False, description="suspend removes all pods and keeps the resource.")
+
+    cel_rules = tuple(
+        CelRule(
+            rule=f"!has(self.{role}.kvCacheTokens) || self.{role}.kvCacheTokens >= self.model.maxContextTokens",
+            message=f"{role}.kvCacheTokens must not be below model.maxContextTokens, or the longest request would not fit",
+            field_path=f".{role}.kvCacheTokens",
+        )
+        for role in ("prefill", "decode")
+    )
 
 
 class RoleStatus(ApiModel):

@@ -16,6 +16,8 @@
 | `TIDEWHEEL_DEVICE_MODULE` | prefill, decode | module to import for that device type, such as `torch_npu`; may be empty |
 | `TIDEWHEEL_MAX_CONTEXT_TOKENS` | prefill, decode | bound of prompt and answer together |
 | `TIDEWHEEL_SLOTS` | prefill, decode | requests at a time |
+| `TIDEWHEEL_KV_CACHE_TOKENS` | prefill, decode | size of the KV cache; not set: the worker decides |
+| `TIDEWHEEL_BATCH_TOKENS` | prefill, decode | tokens computed in one pass; not set: the worker decides |
 | `TIDEWHEEL_KV_PORT` | prefill, decode | port of the KV transfer |
 | `TIDEWHEEL_RANKS_FILE` | prefill, decode | the group's rank table; may not be there yet |
 | `TIDEWHEEL_ROUTES_FILE` | gateway | the routes; may not be there yet |
@@ -110,7 +112,7 @@ def _gateway_values(spec: PDServiceSpec) -> dict[str, str | int]:
 def _compute_values(
     order: PodOrder, role: ComputeRole, model: Model, accelerator: Accelerator
 ) -> dict[str, str | int]:
-    return {
+    values: dict[str, str | int] = {
         "TIDEWHEEL_MAX_BODY_BYTES": LARGEST_FORWARDED_BODY,
         "TIDEWHEEL_GROUP": order.group,
         "TIDEWHEEL_MODEL_SOURCE": model_source(model),
@@ -122,3 +124,8 @@ def _compute_values(
         "TIDEWHEEL_KV_PORT": meta.KV_PORT,
         "TIDEWHEEL_RANKS_FILE": meta.RANKS_PATH,
     }
+    if role.kv_cache_tokens is not None:
+        values["TIDEWHEEL_KV_CACHE_TOKENS"] = role.kv_cache_tokens
+    if role.batch_tokens is not None:
+        values["TIDEWHEEL_BATCH_TOKENS"] = role.batch_tokens
+    return values

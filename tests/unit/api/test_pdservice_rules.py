@@ -74,6 +74,18 @@ GOOD_AND_BAD = [
         id="the first token is due before the last",
     ),
     pytest.param(
+        {"prefill": {"kvCacheTokens": 2048}},
+        {"prefill": {"kvCacheTokens": 2047}},
+        ("spec.prefill.kvCacheTokens", "must not be below model.maxContextTokens"),
+        id="the longest prompt fits into the prefill pods' cache",
+    ),
+    pytest.param(
+        {"decode": {"kvCacheTokens": 4096}},
+        {"decode": {"kvCacheTokens": 1000}},
+        ("spec.decode.kvCacheTokens", "must not be below model.maxContextTokens"),
+        id="the longest request fits into the decode pods' cache",
+    ),
+    pytest.param(
         {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 1}},
         {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 0}},
         ("spec.rollout", "must not both be 0"),

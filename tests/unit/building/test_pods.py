@@ -104,7 +104,12 @@ def test_what_is_documented_is_given_to_some_role():
         name
         for role in ROLES
         for name in environment(
-            build(role, traceparent="x", gateway={"apiKeysSecretRef": {"name": "keys", "key": "keys"}})
+            build(
+                role,
+                traceparent="x",
+                gateway={"apiKeysSecretRef": {"name": "keys", "key": "keys"}},
+                decode={"kvCacheTokens": 9000, "batchTokens": 300},
+            )
         )
     }
     documented = set(re.findall(r"`([A-Z][A-Z_]{3,})`", worker_environment.__doc__ or ""))
@@ -148,6 +153,12 @@ def test_an_accelerators_row_places_the_pod():
 def test_a_pod_has_the_time_to_drain_and_to_exit():
     assert build(drainSeconds=90)["spec"]["terminationGracePeriodSeconds"] == 90 + EXIT_SECONDS
     assert environment(build(drainSeconds=90))["TIDEWHEEL_DRAIN_SECONDS"] == "90"
+
+
+def test_sizes_that_are_left_out_are_the_workers_to_choose():
+    assert not {"TIDEWHEEL_KV_CACHE_TOKENS", "TIDEWHEEL_BATCH_TOKENS"} & set(environment(build()))
+    given = environment(build(decode={"kvCacheTokens": 9000, "batchTokens": 300}))
+    assert (given["TIDEWHEEL_KV_CACHE_TOKENS"], given["TIDEWHEEL_BATCH_TOKENS"]) == ("9000", "300")
 
 
 def test_pods_start_before_the_maps_they_wait_for():

@@ -26,11 +26,14 @@ def test_the_environment_says_it_all():
     )
     assert (settings.slots, settings.pod_ip, settings.device_module) == (7, "10.0.0.9", None)
     assert (settings.http_port, settings.kv_port) == (8000, 7001)
+    assert (settings.kv_cache_tokens, settings.batch_tokens) == (None, None)
 
 
 def test_a_wrong_variable_is_named():
     with pytest.raises(BadSettings, match=r"TIDEWHEEL_SLOTS: .*greater than or equal to 1"):
         WorkerSettings.from_environment(WORKER | {"TIDEWHEEL_SLOTS": "0"})
+    with pytest.raises(BadSettings, match=r"TIDEWHEEL_BATCH_TOKENS: .*greater than or equal to 1"):
+        WorkerSettings.from_environment(WORKER | {"TIDEWHEEL_BATCH_TOKENS": "0"})
     with pytest.raises(BadSettings, match="TIDEWHEEL_MODEL_NAME: Field required"):
         GatewaySettings.from_environment({})
 

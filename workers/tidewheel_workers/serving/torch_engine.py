@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tidewheel.api.pdservice import DEFAULT_BATCH_TOKENS
 from tidewheel_workers.llm.device import DEVICES, Device, find_device, use_threads
 from tidewheel_workers.llm.engine import Engine, EngineLimits
 from tidewheel_workers.llm.kv import KVCache, KVLayout
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 
 #: Answers to one request are written together, also by a server with fewer slots.
 LEAST_SEQUENCES = 16
-#: A prefill computes nothing but prompts; on a decode each part of one delays the next token of all answers.
-BATCH_TOKENS = {"prefill": 2048, "decode": 256}
 
 
 class TorchEngine:
@@ -86,7 +85,7 @@ class TorchEngine:
             EngineLimits(
                 max_running=max(settings.slots, LEAST_SEQUENCES),
                 max_context=context,
-                batch_tokens=settings.batch_tokens or BATCH_TOKENS[settings.role],
+                batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS[settings.role],
             ),
         )
 
