@@ -48,6 +48,22 @@ def test_a_prompt_computed_elsewhere_gives_what_it_gives_here(
     assert (prefill.stats().prefix_hits > 0) == is_known
 
 
+@pytest.mark.parametrize("is_full", [False, True], ids=["at once", "when it is its turn"])
+def test_the_memory_of_what_came_is_free_when_it_was_taken(new_engine: NewEngine, is_full: bool) -> None:
+    asked = request("a", LONG, WARM, choices=2)
+    prompt = computed(new_engine(), asked)
+    engine = new_engine(max_running=3)
+    if is_full:
+        engine.submit(request("first", PROMPTS[0], GREEDY, choices=3))
+        engine.step()
+    events = list(engine.admit(asked, prompt))
+    assert engine.stats().waiting == is_full
+    prompt.kv[:] = bytes(len(prompt.kv))
+    prompt.kv.append(0)  # which fails while a tensor lies over it
+    events += finish(engine)
+    assert collect(events, "a") == answers(new_engine(), asked)
+
+
 def test_received_blocks_serve_later_prompts(new_engine: NewEngine) -> None:
     prefill, decode = new_engine(), new_engine()
     asked = request("a", LONG)

@@ -96,7 +96,9 @@ class EngineStory(RuleBasedStateMachine):
     @rule(target=running, what=requests)
     def admit(self, what: tuple) -> str:
         made = self.ask(what)
-        self.hear(self.engine.admit(made, computed(self.elsewhere, made)))
+        prompt = computed(self.elsewhere, made)
+        self.hear(self.engine.admit(made, prompt))
+        prompt.kv[:] = b"\xff" * len(prompt.kv)
         return made.request_id
 
     @rule(steps=st.integers(1, 4))

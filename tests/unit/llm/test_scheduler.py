@@ -192,6 +192,22 @@ def test_received_blocks_are_filled_before_the_pass_and_found_by_others() -> Non
     assert batch.prefix_queries == 0
 
 
+def test_what_came_is_placed_at_once_where_nobody_waits() -> None:
+    batch = scheduler(max_running=2)
+    first = sequence([1, 2, 3, 4, 5, 6], received=5, siblings=[sequence([1, 2, 3, 4, 5, 7])])
+    order = batch.add_received(first)
+    assert order == PlaceReceived(sequence=first, start=0, tokens=5, blocks=tuple(first.blocks))
+    assert len(batch.running) == 2
+    second = sequence([1, 2, 3, 4, 5, 8], received=5)
+    assert batch.add_received(second) is None
+    batch.remove(first)
+    third = sequence([1, 2, 3, 4, 5, 9], received=5)
+    assert batch.add_received(third) is None  # not before the one that waits
+    plan = batch.plan()
+    assert second in sizes(plan)
+    assert list(batch.waiting) == [third]
+
+
 def test_choices_share_full_blocks_and_part_ways_in_the_last() -> None:
     batch = scheduler()
     siblings = [sequence([1, 2, 3, 4, 5, 6]) for _ in range(2)]

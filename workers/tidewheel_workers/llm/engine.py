@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tidewheel_workers.llm.config import ModelConfig
     from tidewheel_workers.llm.kv import KVCache
-    from tidewheel_workers.llm.scheduler import Chunk, Plan
+    from tidewheel_workers.llm.scheduler import Chunk, PlaceReceived, Plan
     from tidewheel_workers.llm.sequence import Sequence
     from tidewheel_workers.llm.text import Decodes
 
@@ -129,6 +129,8 @@ class Engine:
     def admit(self, request: Request, computed: ComputedPrompt) -> list[TokenEvent]:
         """Go on behind a prompt that was computed elsewhere; gives the first tokens, which may already be the last.
 
+        The memory of `computed.kv` is not used any more when this returns.
+
         Raises:
             InvalidRequest, PromptTooLong: as in `submit`.
             KVMismatch: what came is not the keys and values of this prompt.
@@ -151,7 +153,11 @@ class Engine:
         if work.answers:
             leader, *others = (answer.sequence for answer in work.answers)
             leader.received, leader.siblings = request.kv_tokens, others
-            self._scheduler.add(leader)
+            order = self._scheduler.add_received(leader)
+            if order is not None:
+                self._place(work, order)
+            else:
+                work.received = work.received.clone()
         return [event for event in events if isinstance(event, TokenEvent)]
 
     def step(self) -> list[Event]:
@@ -217,17 +223,20 @@ class Engine:
             if isinstance(order, CopyBlock):
                 self.kv.copy_block(order.source, order.target)
                 continue
-            work = self._answers[order.sequence].work
-            if work.received is not None and order.tokens:
-                slot = self.kv.new_slot()
-                slot.follow(order.blocks)
-                self.kv.place(slot, work.received, start=order.start, tokens=order.tokens)
-            work.received = None
+            self._place(self._answers[order.sequence].work, order)
         for chunk in plan.chunks:
             answer = self._answers[chunk.sequence]
             answer.slot.follow(chunk.sequence.blocks)
             if answer.work.handing_over is not None:
                 answer.work.handing_over.catch_up(answer.slot, chunk.start)
+
+    def _place(self, work: Work, order: PlaceReceived) -> None:
+        """Put what came from elsewhere into blocks, unless these hold it already."""
+        if work.received is not None and order.tokens:
+            slot = self.kv.new_slot()
+            slot.follow(order.blocks)
+            self.kv.place(slot, work.received, start=order.start, tokens=order.tokens)
+        work.received = None
 
     def _compute(self, chunks: Several[Chunk]) -> torch.Tensor:
         """The pass. Returns logits after the last token of each chunk."""

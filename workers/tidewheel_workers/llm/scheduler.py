@@ -76,6 +76,19 @@ class Scheduler:
         """A sequence waits for its turn. Alone it must fit into the pool, and its width into `max_running`."""
         self.waiting.append(sequence)
 
+    def add_received(self, sequence: Sequence) -> PlaceReceived | None:
+        """A sequence whose prompt was computed elsewhere begins now if nobody waits and it fits; otherwise it waits.
+
+        What is to be placed can then be placed at once, and need not be kept until the next pass.
+        """
+        self.waiting.append(sequence)
+        if len(self.waiting) > 1 or not self._can_begin(sequence):
+            return None
+        draft = _Draft(budget=0)
+        self._begin(self.waiting.popleft(), draft)
+        (order,) = draft.before
+        return order if isinstance(order, PlaceReceived) else None
+
     def remove(self, sequence: Sequence) -> None:
         """A sequence that runs or waits has ended; one that is in neither place is left alone."""
         if sequence.runs:
@@ -197,14 +210,17 @@ class Scheduler:
         self.running.append(sequence)
         if not sequence.received:
             return [sequence]
+        draft.before.append(self._receive(sequence))
+        return [sequence, *self.fork(sequence)]
+
+    def _receive(self, sequence: Sequence) -> PlaceReceived:
         start, end = sequence.computed, sequence.received
-        draft.before.append(
-            PlaceReceived(sequence=sequence, start=start, tokens=end - start, blocks=tuple(sequence.blocks))
-        )
-        # whoever finds these blocks in this round is computed after they are filled
+        # whoever finds these blocks before the next pass is computed after they are filled
         self._name(sequence, start, end)
         sequence.computed, sequence.received = end, 0
-        return [sequence, *self.fork(sequence)]
+        return PlaceReceived(
+            sequence=sequence, start=start, tokens=end - start, blocks=tuple(sequence.blocks)
+        )
 
     def _count(self, sequence: Sequence) -> None:
         if sequence.cached is None:

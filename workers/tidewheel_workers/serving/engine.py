@@ -190,7 +190,10 @@ class ServingEngine(Protocol):
         """
 
     def admit(self, prompt: Prompt, computed: Prefilled) -> list[Generated]:
-        """Start writing behind a prompt that was computed elsewhere; gives the first tokens. Raises RequestError."""
+        """Start writing behind a prompt that was computed elsewhere; gives the first tokens. Raises RequestError.
+
+        The memory of `computed.kv` may be used for something else when this returns.
+        """
 
     def step(self) -> list[Happening]:
         """One round: parts of the prompts that wait, and a token for every choice that is being written."""
