@@ -159,6 +159,48 @@ async def test_a_call_that_was_cancelled_before_its_turn_never_runs(start):
     assert ran == ["third"]
 
 
+async def test_answers_go_on_while_calls_keep_coming(start):
+    loop = start(StandInEngine())
+    event_loop, answered = asyncio.get_running_loop(), asyncio.Event()
+
+    def again(_engine) -> None:
+        """A call that does not return before the next one is asked for."""
+        is_queued = threading.Event()
+
+        def ask() -> None:
+            if not answered.is_set():
+                calls.append(asyncio.ensure_future(loop.call(again)))
+            event_loop.call_soon(is_queued.set)
+
+        event_loop.call_soon_threadsafe(ask)
+        is_queued.wait(5)
+
+    calls = [asyncio.ensure_future(loop.call(again))]
+    assert await asyncio.wait_for(answer(loop, "a", "hello"), 30) == "hello"
+    answered.set()
+    await asyncio.gather(*calls)
+    assert len(calls) > len("hello")
+
+
+async def test_a_stopped_engine_ends_every_request_and_takes_no_more():
+    slow = Slow()
+    loop = EngineLoop(slow, on_failure=lambda _: None)
+    inside = asyncio.create_task(answer(loop, "a", "hello"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(loop.call(lambda engine: engine.load()))
+    await asyncio.sleep(0)
+    stopped = asyncio.create_task(loop.stop())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(loop.call(lambda engine: engine.load()))
+    await asyncio.sleep(0)
+    slow.go_on.set()
+    await stopped
+    await waiting
+    for lost in (inside, late, loop.call(lambda engine: engine.load())):
+        with pytest.raises(EngineFailed, match="stopped"):
+            await lost
+
+
 async def test_an_engine_that_breaks_ends_every_request_and_says_so(start):
     loop = start(Broken())
     ended = await asyncio.gather(*(answer(loop, str(i), "hello") for i in range(3)), return_exceptions=True)

@@ -11,6 +11,7 @@ from tests.otlp_receiver import otlp_receiver  # noqa: F401  (a fixture)
 
 from tidewheel.controllers.metrics import ControllerMetrics
 from tidewheel.telemetry import GenAiInstruments, configure
+from tidewheel_workers.serving.engine import EngineLoad
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
 from tidewheel_workers.serving.metrics import KVMetrics, WorkerMetrics
 
@@ -55,10 +56,14 @@ def test_the_workers_metrics():
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, model_name="m")
     metrics.watch(running=lambda: 0, waiting=lambda: 0, kv_usage=lambda: 0)
+    metrics.watch_engine(lambda: EngineLoad(prefix_queries=9, prefix_hits=4, preemptions=1))
     metrics.watch_slots(used=lambda: 0, total=1)
     KVMetrics(registry, role="prefill")
 
     assert types(section("Prefill and decode")) == shown(registry)
+    labels = {"model_name": "m", "engine": "0"}
+    counts = ("vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total")
+    assert [registry.get_sample_value(name, labels) for name in counts] == [9, 4, 1]
 
 
 def test_labels_are_those_of_the_page():

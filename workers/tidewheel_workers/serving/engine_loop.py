@@ -63,7 +63,7 @@ class EngineLoop:
         self.load = EngineLoad()
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
-        self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Call, asyncio.Future[Any] | None] | None] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Happening | EngineFailed]] = {}
         self._failure: EngineFailed | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -82,7 +82,7 @@ class EngineLoop:
             RequestError: whatever `work` raises.
         """
         if self._failure is not None:
-            raise self._failure
+            raise EngineFailed(str(self._failure))
         future: asyncio.Future[T] = self._loop.create_future()
         self._calls.put((work, future))
         return await future
@@ -136,7 +136,7 @@ class EngineLoop:
             while True:
                 event = await events.get()
                 if isinstance(event, EngineFailed):
-                    raise event
+                    raise EngineFailed(str(event))
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
@@ -146,12 +146,13 @@ class EngineLoop:
         finally:
             del self._streams[request_id]
             # calls are run in order, so this comes after an admission that was cancelled while it ran
-            self._calls.put((lambda engine: engine.abort(request_id), self._loop.create_future()))
+            self._calls.put((lambda engine: engine.abort(request_id), None))
 
     async def stop(self) -> None:
-        """End the thread after the step it is in; one that hangs is left behind."""
+        """End the thread after the step it is in; one that hangs is left behind. Requests that are not done are lost."""
         self._calls.put(None)
         await asyncio.to_thread(self._thread.join, STOP_SECONDS)
+        self._end(self._failure or EngineFailed("the engine was stopped"))
 
     def _run(self) -> None:
         try:
@@ -164,25 +165,35 @@ class EngineLoop:
             self._post(self._fail, error)
 
     def _take_calls(self) -> bool:
-        """Run what was asked for; waits when there is nothing else to do. False when the loop is to end."""
-        try:
-            call = self._calls.get(block=not self.load.has_work)
-            while call is not None:
-                work, future = call
-                if not future.cancelled():
-                    self._answer(work, future)
-                call = self._calls.get_nowait()
-        except queue.Empty:
-            return True
-        return False
+        """Run what was asked for; waits when there is nothing else to do. False when the loop is to end.
 
-    def _answer(self, work: Call, future: asyncio.Future[Any]) -> None:
+        What is asked for meanwhile has its turn after the next step, so that answers go on however many calls come.
+        """
+        waits = not self.load.has_work
+        for _ in range(max(1, self._calls.qsize())):
+            try:
+                call = self._calls.get(block=waits)
+            except queue.Empty:
+                break
+            if call is None:
+                return False
+            waits = False
+            work, future = call
+            if future is None or not future.cancelled():
+                self._answer(work, future)
+        return True
+
+    def _answer(self, work: Call, future: asyncio.Future[Any] | None) -> None:
+        """Run one call; what comes out, an error too, belongs to whoever waits for it."""
+        result, error = None, None
         try:
             result = work(self.engine)
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who waits for it
-            self._post(_settle, future, None, error)
-        else:
-            self._post(_settle, future, result, None)
+        except Exception as caught:
+            error = caught
+            if future is None:
+                raise
+        if future is not None:
+            self._post(_settle, future, result, error)
         self.load = self.engine.load()
 
     def _post(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -198,17 +209,21 @@ class EngineLoop:
 
     def _fail(self, error: Exception) -> None:
         log.error("the engine failed", exc_info=error)
-        self._failure = EngineFailed(f"the engine failed: {error}")
+        self._end(EngineFailed(f"the engine failed: {error}"))
+        self._on_failure(error)
+
+    def _end(self, failure: EngineFailed) -> None:
+        """Whoever waits hears of it, and whoever comes."""
+        self._failure = failure
         for stream in self._streams.values():
-            stream.put_nowait(self._failure)
+            stream.put_nowait(failure)
         while True:
             try:
                 call = self._calls.get_nowait()
             except queue.Empty:
                 break
-            if call is not None:
-                _settle(call[1], None, self._failure)
-        self._on_failure(error)
+            if call is not None and call[1] is not None:
+                _settle(call[1], None, EngineFailed(str(failure)))
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tidewheel_workers.serving.engine import EngineLoad
 
 # vLLM's boundaries
 _TTFT = (
@@ -111,6 +115,10 @@ class WorkerMetrics:
         ):
             Gauge(name, text, self._names, registry=self._registry).labels(*self._values).set_function(read)
 
+    def watch_engine(self, load: Callable[[], EngineLoad]) -> None:
+        """Read what the engine counts when someone asks for it."""
+        self._registry.register(_EngineCounts(load, self._names, self._values))
+
     def watch_slots(self, *, used: Callable[[], float], total: int) -> None:
         """Read the slots when someone asks for them."""
         slots = Gauge("tidewheel_slots", "Slots, by state.", ["state"], registry=self._registry)
@@ -132,3 +140,34 @@ class WorkerMetrics:
     def refused(self, reason: str) -> None:
         """A request was not taken."""
         self._refused.labels(reason).inc()
+
+
+class _EngineCounts(Collector):
+    """Counters that the engine keeps itself."""
+
+    def __init__(
+        self, load: Callable[[], EngineLoad], names: tuple[str, ...], values: tuple[str, ...]
+    ) -> None:
+        self._load = load
+        self._names = names
+        self._values = values
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """As in `Collector`."""
+        load = self._load()
+        for name, text, count in (
+            (
+                "vllm:prefix_cache_queries",
+                "Prompt tokens looked up in the prefix cache.",
+                load.prefix_queries,
+            ),
+            ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", load.prefix_hits),
+            (
+                "vllm:num_preemptions",
+                "Times that a request gave its KV back, to be computed again later.",
+                load.preemptions,
+            ),
+        ):
+            family = CounterMetricFamily(name, text, labels=self._names)
+            family.add_metric(self._values, count)
+            yield family

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from tidewheel.api.reasons import Reason
 from tidewheel.telemetry import context_from_environment
 from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong, RequestFailed
+from tidewheel_workers.serving.engine import EngineLoad
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop, in_daemon_thread
 from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
 from tidewheel_workers.serving.http_server import AiohttpListener, read_body
@@ -58,6 +59,7 @@ class Worker(ABC):
         self.metrics = WorkerMetrics(self.registry, model_name=settings.model_name)
         self.kv_metrics = KVMetrics(self.registry, role=settings.role)
         self.metrics.watch_slots(used=lambda: self.slots.used, total=settings.slots)
+        self.metrics.watch_engine(lambda: self.engine.load if self.engine is not None else EngineLoad())
         self.engine: EngineLoop | None = None
         self.peers: Peers | None = None
         self.is_draining = False
