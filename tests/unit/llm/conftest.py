@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from tests.unit.llm.recalling import Letters
 
 from tidewheel_workers.llm.config import ModelConfig
 from tidewheel_workers.llm.device import use_threads
@@ -45,13 +46,6 @@ class TensorsInMemory:
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         out.copy_(self.tensors[name])
-
-
-class Letters:
-    """A tokenizer whose every token is one letter, so that tests can foresee the text."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(chr(ord("A") + token) for token in ids)
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from tests.unit.llm.driving import Answered, NotingSink, answers, collect, computed, finish, request
+from tests.unit.llm.recalling import recalling_engine
 
 from tidewheel_workers.llm.engine import Engine
 from tidewheel_workers.llm.errors import InvalidRequest
@@ -119,6 +121,21 @@ def test_what_is_told_of_a_sink_is_there_when_it_is_told(new_engine: NewEngine, 
     assert len(seen) == 3 * tiny_config.layers
     for (layer, start, count), part in zip(sink.parts, seen, strict=True):
         assert torch.equal(final[layer, :, start : start + count], part)
+
+
+def test_what_went_out_does_not_go_again_when_a_prompt_has_to_give_way() -> None:
+    asked = request("new", [3 + at % 20 for at in range(40)])
+    engine = recalling_engine(blocks=14, batch_tokens=1)
+    engine.submit(request("old", range(1, 12), SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)))
+    for _ in range(3):
+        engine.step()
+    sink = NotingSink(engine, asked)
+    engine.submit(asked, sink)
+    finish(engine)
+    assert engine.stats().preemptions == 1
+    assert sink.memory == computed(recalling_engine(), asked).kv
+    told = Counter((layer, at) for layer, start, count in sink.parts for at in range(start, start + count))
+    assert told == {(layer, at): 1 for layer in range(2) for at in range(40)}
 
 
 # ---- choices ----
