@@ -190,7 +190,6 @@ def test_penalties_turn_to_other_tokens() -> None:
 def test_a_bias_turns_to_another_token() -> None:
     assert one(SamplingParams(temperature=0.0, logit_bias=((2, 3.0), (1, -1.0)))).token == 2
     assert one(SamplingParams(temperature=0.0, logit_bias=((1, -1.0),))).token == 3
-    assert one(SamplingParams(temperature=0.0, logit_bias=((1_000_000, 100.0),))).token == 1
 
 
 def test_the_end_token_waits_for_the_least_number_of_tokens() -> None:
