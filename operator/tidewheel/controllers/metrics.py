@@ -30,7 +30,13 @@ _RECONCILE_BUCKETS = (
     30.0,
     60.0,
 )
-_QUEUE_BUCKETS = (1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_WORK_BUCKETS = (1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# A large fleet applied at once waits for minutes: no bucket there is wider than half of its lower end.
+_WAIT_BUCKETS = (
+    *(1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 7.5),
+    *(10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 75.0, 90.0, 105.0, 120.0),
+    *(150.0, 180.0, 210.0, 240.0, 300.0, 450.0, 600.0),
+)
 
 
 class ControllerMetrics:
@@ -77,14 +83,14 @@ class ControllerMetrics:
             "workqueue_queue_duration_seconds",
             "Seconds a key waited for a worker.",
             queue,
-            buckets=_QUEUE_BUCKETS,
+            buckets=_WAIT_BUCKETS,
             registry=registry,
         )
         self.queue_work = Histogram(
             "workqueue_work_duration_seconds",
             "Seconds a key was worked on.",
             queue,
-            buckets=_QUEUE_BUCKETS,
+            buckets=_WORK_BUCKETS,
             registry=registry,
         )
         self.leader = Gauge(

@@ -77,6 +77,21 @@ def test_the_longest_running_work_is_told_at_the_moment_of_the_scrape():
     assert read("workqueue_longest_running_processor_seconds", {"name": "two"}) == 0.0
 
 
+@pytest.mark.parametrize("waited", [12.0, 45.0, 100.0, 200.0, 400.0])
+def test_a_wait_of_minutes_is_told_to_within_half_of_itself(waited):
+    metrics = ControllerMetrics(CollectorRegistry())
+    metrics.queue("one", list).started(0, waited)
+    counts = {
+        float(sample.labels["le"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "workqueue_queue_duration_seconds_bucket"
+    }
+    upper = min(edge for edge, count in counts.items() if count)
+    lower = max(edge for edge, count in counts.items() if not count)
+    assert lower < waited <= upper <= 1.5 * lower
+
+
 @pytest.mark.parametrize(
     ("text", "want"),
     [
