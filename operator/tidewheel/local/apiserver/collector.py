@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any
 
 from tidewheel.local.apiserver.changes import Change, Item, Key
+from tidewheel.local.apiserver.conversion import stored_object
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.deletion import FOREGROUND, ORPHAN, DeleteOptions, delete
 from tidewheel.local.apiserver.lookups import is_terminating
@@ -167,7 +168,7 @@ class Collector:
                 self._drop_owners(resource, dependent, {owner.uid})
 
     def _drop_owners(self, resource: Resource, item: Item, uids: set[str]) -> None:
-        obj = item.object()
+        obj = stored_object(resource, item)
         metadata = obj["metadata"]
         kept = [owner for owner in metadata.get("ownerReferences") or () if owner["uid"] not in uids]
         if kept:
@@ -232,7 +233,7 @@ class Collector:
         current = self._store.collection(resource.storage).items.get(item.key)
         if current is None:
             return
-        obj = current.object()
+        obj = stored_object(resource, current)
         kept = [one for one in obj["metadata"].get("finalizers") or () if one != finalizer]
         if kept:
             obj["metadata"]["finalizers"] = kept

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidewheel.local.apiserver import errors
 from tidewheel.local.apiserver.changes import Item
-from tidewheel.local.apiserver.conversion import presented_object
+from tidewheel.local.apiserver.conversion import presented_object, stored_object
 from tidewheel.local.apiserver.crds import CLEANUP_FINALIZER, CRD_STORAGE
 from tidewheel.local.apiserver.registry import Resource
 from tidewheel.local.apiserver.requests import is_true, seconds
@@ -79,7 +79,7 @@ def delete(writer: Writer, resource: Resource, item: Item, options: DeleteOption
         ApiError: 409 when it is not the object the client meant.
     """
     _check_preconditions(resource, item, options)
-    obj = item.object()
+    obj = stored_object(resource, item)
     metadata = obj["metadata"]
     grace = _grace(resource, obj, options)
     _set_propagation(metadata, options.propagation)
@@ -93,7 +93,7 @@ def delete(writer: Writer, resource: Resource, item: Item, options: DeleteOption
     if options.dry_run:
         return Deleted(object=obj, gone=not waits)
     if waits and not is_finished(resource, obj):
-        if obj == item.object():
+        if obj == stored_object(resource, item):
             return Deleted(object=presented_object(resource, item), gone=False)
         return Deleted(object=presented_object(resource, writer.store.put(resource.storage, obj)), gone=False)
     gone = writer.store.delete(resource.storage, item, obj)

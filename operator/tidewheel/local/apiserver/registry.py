@@ -60,6 +60,8 @@ class Resource:
     selectable: tuple[str, ...] = ()
     """Fields of a custom resource that field selectors may name, besides name and namespace."""
     schema: Any = field(default=None, compare=False, repr=False)
+    schema_since: int = field(default=0, compare=False)
+    """The store's version from which on custom resources were written under `schema`."""
     raw_schema: Manifest = field(default_factory=dict, compare=False, repr=False)
 
     @property

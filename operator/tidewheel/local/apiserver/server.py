@@ -156,13 +156,20 @@ class ApiServer:
         self._serve_definition(crd)
 
     def _serve_definition(self, crd: Manifest) -> None:
-        self.registry.remove_custom(crd["spec"]["group"], crd["spec"]["names"]["plural"])
         resources = crds.resources_of(crd)
+        since = [self._schema_since(resource, crd) for resource in resources]
+        self.registry.remove_custom(crd["spec"]["group"], crd["spec"]["names"]["plural"])
         self._learn_fields(resources)
-        for resource in resources:
-            self.registry.add(resource)
+        for resource, version in zip(resources, since, strict=True):
+            self.registry.add(replace(resource, schema_since=version))
             # The history begins with the resource, not with its first object.
             self.store.collection(resource.storage)
+
+    def _schema_since(self, resource: Resource, crd: Manifest) -> int:
+        served = self.registry.find(resource.group, resource.version, resource.plural)
+        if served is not None and served.raw_schema == resource.raw_schema:
+            return served.schema_since
+        return int(crd["metadata"]["resourceVersion"])
 
     def _learn_fields(self, resources: Iterable[Resource]) -> None:
         for resource in resources:

@@ -12,7 +12,13 @@ from typing import Any
 from tidewheel.local.apimachinery import admission, managedfields
 from tidewheel.local.apiserver import errors, lookups, shaping
 from tidewheel.local.apiserver.changes import Item
-from tidewheel.local.apiserver.conversion import presented, presented_object, shown_as
+from tidewheel.local.apiserver.conversion import (
+    is_outdated,
+    presented,
+    presented_object,
+    shown_as,
+    stored_object,
+)
 from tidewheel.local.apiserver.encoding import encode_object
 from tidewheel.local.apiserver.registry import Registry, Resource
 from tidewheel.local.apiserver.requests import (
@@ -54,8 +60,9 @@ class Written:
 
     def object(self, resource: Resource) -> Manifest:
         """The object in the resource's version; a copy that the caller may change."""
-        obj = self.stored.object() if self.stored is not None else dict(self.unstored or {})
-        return shown_as(resource, obj)
+        if self.stored is not None:
+            return presented_object(resource, self.stored)
+        return shown_as(resource, dict(self.unstored or {}))
 
     def encoded(self, resource: Resource) -> bytes:
         """The same, as JSON."""
@@ -175,7 +182,7 @@ class Writer:
         self, resource: Resource, item: Item, new: Manifest, *, manager: str, subresource: str = ""
     ) -> Item:
         """Write a new state that the server itself made, with its field owner; no validation, no conflict."""
-        old = item.object()
+        old = stored_object(resource, item)
         shaping.track(resource, old, new, manager=manager, subresource=subresource, now=self.now())
         if managedfields.is_unchanged(old, new):
             return item
@@ -262,7 +269,7 @@ class Writer:
             if subresource == "status":
                 lookups.follow_readiness(resource, obj)
         shaping.count_generation(resource, obj, old, subresource)
-        if managedfields.is_unchanged(old, obj):
+        if managedfields.is_unchanged(old, obj) and not is_outdated(resource, item):
             return Written(stored=item, warnings=warnings)
         shaping.check(resource, obj, old, subresource)
         if is_service:
