@@ -115,8 +115,11 @@ class Cluster:
     def get(self, *arguments: str) -> dict[str, Any]:
         return dict(json.loads(self.kubectl("get", *arguments, "-o", "json")))
 
-    def operator(self, name: str = "operator", **environment: str) -> Process:
-        """An operator process on this cluster, ready to start, with its own ports and log."""
+    def operator(self, name: str = "operator", *arguments: str, **environment: str) -> Process:
+        """An operator process on this cluster, ready to start, with its own ports and log.
+
+        Arguments come last on its command line, where they win over those that every operator here has.
+        """
         health, metrics = free_port(), free_port()
         return Process(
             tidewheel(
@@ -125,6 +128,7 @@ class Cluster:
                 *("--health-address", f"127.0.0.1:{health}"),
                 *("--metrics-address", f"127.0.0.1:{metrics}"),
                 *("--lease-namespace", "default"),
+                *arguments,
             ),
             self.directory / f"{name}.log",
             {"POD_NAME": name, **environment},
@@ -254,6 +258,19 @@ _SETTLED = {"Ready": "True", "Progressing": "False", "Degraded": "False"}
 def _is_ready(node_or_pod: dict[str, Any]) -> bool:
     return any(
         c["type"] == "Ready" and c["status"] == "True" for c in node_or_pod["status"].get("conditions", ())
+    )
+
+
+def lease_holder(cluster: Cluster) -> str:
+    """The identity of the operator that acts; empty if none does."""
+    leases = cluster.get("-n", "default", "lease")["items"]
+    return next(
+        (
+            x["spec"].get("holderIdentity") or ""
+            for x in leases
+            if x["metadata"]["name"] == "tidewheel-operator"
+        ),
+        "",
     )
 
 

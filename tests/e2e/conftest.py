@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.cluster import Cluster, Namespace, Process, eventually, local_cluster, other_cluster
+from tests.e2e.cluster import (
+    Cluster,
+    Namespace,
+    Process,
+    eventually,
+    lease_holder,
+    local_cluster,
+    other_cluster,
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,3 +72,12 @@ def namespace(operator: Process, empty_namespace: Namespace) -> Namespace:
     """A namespace that the shared operator looks after."""
     assert operator.is_running
     return empty_namespace
+
+
+@pytest.fixture
+def own_cluster(cluster: Cluster, operator: Process) -> Iterator[Cluster]:
+    """The session's cluster while its shared operator is stopped, for tests that bring their own."""
+    operator.stop()
+    yield cluster
+    operator.start()
+    eventually(lambda: lease_holder(cluster).startswith("shared-operator"), operator)

@@ -11,10 +11,10 @@ import pytest
 from tests.e2e.cluster import (
     Cluster,
     Namespace,
-    Process,
     eventually,
     free_port,
     kill_pod,
+    lease_holder,
     local_cluster,
     pd_service,
     steady_load,
@@ -71,18 +71,6 @@ async def test_a_decode_that_dies_under_load_breaks_only_the_streams_it_carried(
     failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert len(failures) <= 3, "at most the three clients' running requests"
     assert not isinstance(outcomes[-1], BaseException)
-
-
-def lease_holder(cluster: Cluster) -> str:
-    leases = cluster.get("-n", "default", "lease")["items"]
-    return next(
-        (
-            x["spec"].get("holderIdentity") or ""
-            for x in leases
-            if x["metadata"]["name"] == "tidewheel-operator"
-        ),
-        "",
-    )
 
 
 @pytest.mark.parametrize(
@@ -179,12 +167,3 @@ def fresh(cluster: Cluster, name: str = "faults") -> Namespace:
     cluster.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
     cluster.kubectl("create", "namespace", name)
     return Namespace(cluster, name)
-
-
-@pytest.fixture
-def own_cluster(cluster: Cluster, operator: Process) -> Any:
-    """The session's cluster while its shared operator is stopped, for tests that bring their own."""
-    operator.stop()
-    yield cluster
-    operator.start()
-    eventually(lambda: lease_holder(cluster).startswith("shared-operator"), operator)
