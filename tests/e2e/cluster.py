@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tests.ports import free_port
 
 from tidewheel.local.tools import find_tool
 
@@ -77,12 +77,6 @@ class Process:
 def tidewheel(*arguments: str) -> list[str]:
     """The command line of our own CLI in this environment."""
     return [sys.executable, "-m", "tidewheel.cli", *arguments]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -12,7 +12,6 @@ from tests.e2e.cluster import (
     Cluster,
     Namespace,
     eventually,
-    free_port,
     kill_pod,
     lease_holder,
     local_cluster,
@@ -20,6 +19,7 @@ from tests.e2e.cluster import (
     steady_load,
 )
 from tests.e2e.test_serving import ask
+from tests.ports import free_port
 
 HANDOVER_ON_SIGTERM_SECONDS = 5
 HANDOVER_ON_SIGKILL_SECONDS = 20

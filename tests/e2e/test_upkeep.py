@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from tests.e2e.cluster import ROOT, Cluster, Namespace, eventually, free_port, pd_service
+from tests.e2e.cluster import ROOT, Cluster, Namespace, eventually, pd_service
+from tests.ports import free_port
 
 CRD = "pdservices.tidewheel.dev"
 

@@ -7,8 +7,9 @@ import itertools
 from pathlib import Path
 
 import pytest
-from tests.local.operator.conftest import World, free_port, names, operating, serving
+from tests.local.operator.conftest import HOST, World, names, operating, serving
 from tests.local.operator.fleets import FLEETS, fleet
+from tests.ports import free_port
 
 from tidewheel.api.manifest import CONFIG_MAPS, PODS
 
@@ -115,7 +116,7 @@ async def test_what_a_watch_never_told_is_found_at_the_next_resync(world: World)
 
 
 async def test_it_goes_on_when_the_api_server_is_restarted(tmp_path: Path):
-    port, data = free_port(), tmp_path / "data.db"
+    port, data = free_port(HOST), tmp_path / "data.db"
     async with serving(tmp_path, port=port, data=data) as world:
         await world.api.create(FLEETS, fleet("f", size=1))
         operation = operating(world)
@@ -133,7 +134,7 @@ async def test_it_goes_on_when_the_api_server_is_restarted(tmp_path: Path):
 
 async def test_it_believes_a_server_whose_history_went_back(tmp_path: Path):
     """A restored backup: the same objects with lower versions, and other ones."""
-    port = free_port()
+    port = free_port(HOST)
     async with serving(tmp_path, port=port) as world:
         for name in FLEET_NAMES:
             await world.api.create(FLEETS, fleet(name, size=1))
