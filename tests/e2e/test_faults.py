@@ -81,15 +81,14 @@ async def test_a_decode_that_dies_under_load_breaks_only_the_streams_it_carried(
     ],
 )
 def test_of_two_operators_one_acts_and_the_other_takes_over(
-    own_cluster: Cluster, sent: signal.Signals, within: int
+    own_cluster: Cluster, empty_namespace: Namespace, sent: signal.Signals, within: int
 ) -> None:
     first, second = own_cluster.operator("first").start(), own_cluster.operator("second")
     try:
         eventually(lambda: lease_holder(own_cluster).startswith("first"), first)
         second.start()
-        namespace = fresh(own_cluster)
-        namespace.apply(pd_service())
-        namespace.wait_ready()
+        empty_namespace.apply(pd_service())
+        empty_namespace.wait_ready()
         assert "standing by" in second.tail()
         assert lease_holder(own_cluster).startswith("first")
 
@@ -99,9 +98,9 @@ def test_of_two_operators_one_acts_and_the_other_takes_over(
         assert time.monotonic() - died < within, (
             "the promise of docs/failure-modes.md, not a measure of speed"
         )
-        namespace.kubectl("scale", "pds", "chat", "--replicas=2")
-        assert namespace.wait_settled()["status"]["readyGroups"] == 2
-        assert len(namespace.pods("decode")) == 2
+        empty_namespace.kubectl("scale", "pds", "chat", "--replicas=2")
+        assert empty_namespace.wait_settled()["status"]["readyGroups"] == 2
+        assert len(empty_namespace.pods("decode")) == 2
     finally:
         for process in (first, second):
             if process.is_running:
@@ -109,29 +108,30 @@ def test_of_two_operators_one_acts_and_the_other_takes_over(
 
 
 def test_an_operator_killed_in_mid_reconcile_resumes_without_duplicates_or_orphans(
-    own_cluster: Cluster,
+    own_cluster: Cluster, empty_namespace: Namespace
 ) -> None:
     services, pods_each = 24, 7
-    namespace = fresh(own_cluster)
     # No node fits them: what is made and what is not can be counted at leisure.
     impossible = {"template": None, "resources": {"requests": {"cpu": "10000"}}}
     for index in range(services):
         roles = dict.fromkeys(("prefill", "decode", "gateway"), impossible)
-        namespace.apply(pd_service(f"chat{index}", groups=3, **roles))
+        empty_namespace.apply(pd_service(f"chat{index}", groups=3, **roles))
     operator = own_cluster.operator("mortal").start()
     try:
         for _ in range(2):
-            before = len(namespace.get("pods")["items"])
-            eventually(lambda before=before: len(namespace.get("pods")["items"]) > before, operator)
+            before = len(empty_namespace.get("pods")["items"])
+            eventually(lambda before=before: len(empty_namespace.get("pods")["items"]) > before, operator)
             operator.stop(signal.SIGKILL)
-            made = len(namespace.get("pods")["items"])
+            made = len(empty_namespace.get("pods")["items"])
             assert before < made < services * pods_each, "the kill has to come in the middle"
             operator.start()
-        eventually(lambda: len(namespace.get("pods")["items"]) == services * pods_each, operator)
-        eventually(lambda: all(_reports(x, "Unschedulable") for x in namespace.get("pds")["items"]), operator)
-        pods = namespace.get("pods")["items"]
+        eventually(lambda: len(empty_namespace.get("pods")["items"]) == services * pods_each, operator)
+        eventually(
+            lambda: all(_reports(x, "Unschedulable") for x in empty_namespace.get("pds")["items"]), operator
+        )
+        pods = empty_namespace.get("pods")["items"]
         assert len(pods) == services * pods_each
-        uids = {x["metadata"]["uid"] for x in namespace.get("pds")["items"]}
+        uids = {x["metadata"]["uid"] for x in empty_namespace.get("pds")["items"]}
         assert {pod["metadata"]["ownerReferences"][0]["uid"] for pod in pods} == uids
     finally:
         operator.stop()
@@ -146,7 +146,8 @@ def test_the_api_server_restarts_and_nothing_is_lost(tmp_path: Any) -> None:
     data = ("--data", str(tmp_path / "data"), "--port", port)
     with local_cluster(tmp_path, *data) as cluster:
         operator = cluster.operator("patient").start()
-        namespace = fresh(cluster, "kept")
+        cluster.kubectl("create", "namespace", "kept")
+        namespace = Namespace(cluster, "kept")
         namespace.apply(pd_service())
         namespace.wait_settled()
     try:
@@ -160,10 +161,3 @@ def test_the_api_server_restarts_and_nothing_is_lost(tmp_path: Any) -> None:
     finally:
         if operator.is_running:
             operator.stop()
-
-
-def fresh(cluster: Cluster, name: str = "faults") -> Namespace:
-    """An empty namespace of that name."""
-    cluster.run("delete", "namespace", name, "--ignore-not-found", "--wait=true")
-    cluster.kubectl("create", "namespace", name)
-    return Namespace(cluster, name)

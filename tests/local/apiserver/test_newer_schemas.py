@@ -51,6 +51,18 @@ async def test_a_field_that_the_present_schema_lacks_is_hidden_until_a_write_dro
     assert (await client.get(f"{GADGETS}/rewritten"))["spec"] == {"size": 2, "wheels": 4}
 
 
+async def test_a_write_that_changes_nothing_stores_the_new_defaults(client: Client):
+    await define(client)
+    await client.create_gadget("old")
+    await define(client, wheels=WHEELS)
+    read = await client.get(f"{GADGETS}/old")
+    written = await client.ok("PATCH", f"{GADGETS}/old", {}, content_type=MERGE)
+    assert written["metadata"]["resourceVersion"] != read["metadata"]["resourceVersion"]
+    assert written["spec"] == read["spec"]
+    again = await client.ok("PATCH", f"{GADGETS}/old", {}, content_type=MERGE)
+    assert again == written, "now there is nothing to store"
+
+
 async def test_a_new_default_is_no_change_of_what_is_desired(client: Client):
     await define(client)
     old = await client.create_gadget("old")
