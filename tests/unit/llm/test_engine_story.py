@@ -9,10 +9,10 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from tests.unit.llm.driving import Answered, NotingSink, answers, computed
-from tests.unit.llm.recalling import recalling_engine
+from tests.unit.llm.recalling import POISON, recalling_engine
 
 from tidewheel_workers.llm.engine import Engine
-from tidewheel_workers.llm.requests import Event, PromptEvent, Request, TokenEvent
+from tidewheel_workers.llm.requests import Event, FailureEvent, PromptEvent, Request, TokenEvent
 from tidewheel_workers.llm.sampling import SamplingParams
 
 # few and alike, so that prefixes are shared; the last has a block of others behind another beginning
@@ -57,6 +57,13 @@ def beginning(prompt: tuple[int, ...], params: SamplingParams, written: int) -> 
     return tuple(tokens[:written]) if written < len(tokens) else ()
 
 
+class BrokenSink(NotingSink):
+    """A sink whose other end is gone."""
+
+    def wrote(self, *_: int) -> None:
+        raise OSError("gone")
+
+
 class EngineStory(RuleBasedStateMachine):
     """One engine that is short of everything, and whatever may be asked of it."""
 
@@ -69,6 +76,8 @@ class EngineStory(RuleBasedStateMachine):
         self.asked: dict[str, Request] = {}
         self.sinks: dict[str, NotingSink] = {}
         self.aborted: set[str] = set()
+        self.failing: set[str] = set()
+        self.failed: set[str] = set()
         self.got: dict[str, dict[int, Answered]] = {}
         self.prompts: dict[str, PromptEvent] = {}
 
@@ -101,6 +110,17 @@ class EngineStory(RuleBasedStateMachine):
         prompt.kv[:] = b"\xff" * len(prompt.kv)
         return made.request_id
 
+    @rule(target=running, what=requests, is_poisoned=st.booleans())
+    def submit_what_cannot_be_done(self, what: tuple, is_poisoned: bool) -> str:
+        prompt, params, choices, _ = what
+        if is_poisoned:
+            prompt = (*prompt[:-1], POISON)
+        made = self.ask((prompt, params, choices, 0), resumed=False)
+        sink = None if is_poisoned else BrokenSink(self.engine, made)
+        self.engine.submit(made, sink)
+        self.failing.add(made.request_id)
+        return made.request_id
+
     @rule(steps=st.integers(1, 4))
     def step(self, steps: int) -> None:
         for _ in range(steps):
@@ -123,8 +143,11 @@ class EngineStory(RuleBasedStateMachine):
     def hear(self, events: list[Event] | list[TokenEvent]) -> None:
         for event in events:
             name = event.request_id
-            assert name not in self.aborted
-            if isinstance(event, PromptEvent):
+            assert name not in self.aborted | self.failed
+            if isinstance(event, FailureEvent):
+                assert name in self.failing
+                self.failed.add(name)
+            elif isinstance(event, PromptEvent):
                 assert name not in self.prompts
                 self.prompts[name] = event
             else:
@@ -144,6 +167,9 @@ class EngineStory(RuleBasedStateMachine):
         self.finish()
         for name, made in self.asked.items():
             if name in self.aborted:
+                continue
+            assert (name in self.failing) == (name in self.failed)
+            if name in self.failed:
                 continue
             alone = wanted(made.token_ids, made.params, made.choices, made.resumed)
             if name in self.sinks:

@@ -121,39 +121,6 @@ def test_choices_of_a_request_are_drawn_apart() -> None:
     assert len({one.token for one in found}) > 2
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {},
-        {"top_p": 0.9},
-        {"min_p": 0.02},
-        {"temperature": 3.0},
-        {"top_p": 0.5},
-        {"top_k": 40},
-        {"top_k": 40, "top_p": 0.7},
-        {"top_k": 40, "min_p": 0.1, "top_p": 0.95},
-        {"top_k": 3000, "top_p": 0.99},
-        {"top_k": 90_000, "min_p": 0.0001},
-        {"temperature": 0.05, "top_p": 0.9999},
-    ],
-    ids=str,
-)
-def test_looking_at_the_likeliest_first_changes_no_token(
-    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logits = 2 * torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
-    logits[20:] = logits[20:].bfloat16().float()
-
-    def drawn(*floors: float) -> list[int]:
-        monkeypatch.setattr("tidewheel_workers.llm.sampling.FLOORS", floors)
-        found = sample(logits, [place(SamplingParams(**params), seed=seed) for seed in range(40)])
-        return [one.token for one in found]
-
-    everything = drawn(-math.inf)
-    assert drawn(-3.0, -5.0, -7.0, -9.0, -math.inf) == drawn(-6.0, -math.inf) == everything
-    assert len(set(everything)) > 15
-
-
 def test_equal_tokens_are_drawn_in_the_order_of_their_numbers() -> None:
     logits = torch.zeros(200, 8)
     logits[:, 6] = 1.0

@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tidewheel_workers.llm.drawing import draw
 from tidewheel_workers.llm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
 __all__ = ["Place", "Sampled", "SamplingParams", "TokenLogprob", "sample", "uniform"]
-
-# Sorting a whole vocabulary costs more than a small model's step. Mostly it is enough to look at the few tokens whose
-# log-probability is above the first of these; each next one is tried only when it is not.
-FLOORS = (-7.0, -12.0, -20.0, -40.0, -math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +113,7 @@ def _sample(logits: torch.Tensor, places: Sequence[Place], eos_ids: Sequence[int
         scores = torch.log_softmax(_rows(wanted, drawn) / temperatures[:, None], dim=-1).numpy()
         for row, index in zip(scores, drawn, strict=True):
             place = places[index]
-            tokens[index] = _draw(row, place.params, uniform(place.seed, place.choice, place.written))
+            tokens[index] = draw(row, place.params, uniform(place.seed, place.choice, place.written))
     logprobs = _logprobs(logits, places, tokens)
     return [Sampled(token=token, logprob=logprobs.get(index)) for index, token in enumerate(tokens)]
 
@@ -147,56 +142,6 @@ def _changed(logits: torch.Tensor, places: Sequence[Place], eos_ids: Sequence[in
 
 def _indices(tokens: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.array(tokens, dtype=np.int64))
-
-
-def _draw(scores: NDArray[np.float32], params: SamplingParams, at: float) -> int:
-    """The inverse of the distribution function over tokens in falling order, equal ones by their number.
-
-    Rounding elsewhere moves a token's border a little; in this order there are few borders where much is drawn, so the
-    token rarely changes.
-
-    Args:
-        scores: natural log-probabilities of the whole vocabulary.
-        params: where to cut.
-        at: the draw in [0, 1).
-    """
-    for floor in FLOORS:
-        tokens = np.flatnonzero(scores >= floor)
-        found = scores[tokens]
-        order = np.argsort(-found, kind="stable")
-        place = _place(found[order].astype(np.float64), params, at, is_all=len(tokens) == len(scores))
-        if place is not None:
-            return int(tokens[order[place]])
-    raise RuntimeError("a draw from a whole vocabulary found no token")
-
-
-def _place(scores: NDArray[np.float64], params: SamplingParams, at: float, *, is_all: bool) -> int | None:
-    """Which of the likeliest tokens is drawn; None when less likely ones may have a say."""
-    kept = len(scores)
-    is_cut = is_all  # whether the tokens that may be drawn are all here
-    if params.top_k:
-        if params.top_k <= kept:
-            kept, is_cut = params.top_k, True
-        elif not is_all and params.top_p < 1:
-            return None  # top_p is a part of what top_k leaves
-    chances = np.exp(scores[:kept])
-    ladder = chances.cumsum()
-    if params.min_p > 0 and kept:
-        likely = int((chances >= params.min_p * chances[0]).sum())
-        if likely < kept:
-            kept, is_cut = likely, True
-    if params.top_p < 1 and len(ladder):
-        # the smallest head that reaches top_p; the likeliest token always stays
-        total = float(ladder[-1]) if params.top_k else 1.0
-        nucleus = int((ladder < params.top_p * total).sum()) + 1
-        if nucleus <= kept:
-            kept, is_cut = nucleus, True
-    if is_cut:
-        return min(int(np.searchsorted(ladder[:kept], at * float(ladder[kept - 1]), side="right")), kept - 1)
-    if params.top_k or params.top_p < 1 or params.min_p > 0:
-        return None
-    step = int(np.searchsorted(ladder, at, side="right"))
-    return step if step < kept else None
 
 
 def _logprobs(
