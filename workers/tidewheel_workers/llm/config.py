@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from tidewheel_workers.llm.errors import ModelUnreadable, ModelUnsupported
+from tidewheel_workers.llm.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,17 @@ class RopeScaling:
     low_freq_factor: float
     high_freq_factor: float
     original_max_positions: int
+
+    def __post_init__(self) -> None:
+        if not (
+            self.factor > 0
+            and 0 < self.low_freq_factor < self.high_freq_factor
+            and self.original_max_positions > 0
+        ):
+            raise ModelUnreadable(
+                f"rope scaling by {self.factor:g} between {self.low_freq_factor:g} and {self.high_freq_factor:g} of "
+                f"{self.original_max_positions} positions makes no sense; factors must be positive and rise"
+            )
 
     def stretch(self, frequency: float) -> float:
         """The frequency to use in place of `frequency` (radians per position)."""
@@ -75,6 +87,8 @@ class ModelConfig:
                 raise ModelUnreadable(
                     f"the model's {name} is {getattr(self, name)}; it must be a positive integer"
                 )
+        if self.rope_theta <= 0:
+            raise ModelUnreadable(f"the model's rope_theta is {self.rope_theta:g}; it must be positive")
         if self.heads % self.kv_heads:
             raise ModelUnreadable(
                 f"{self.heads} attention heads cannot share {self.kv_heads} key-value heads evenly"
@@ -90,10 +104,11 @@ class ModelConfig:
             ModelUnsupported: an architecture or a feature that this engine does not compute.
             ModelUnreadable: a field is missing or senseless.
         """
-        architectures = config.get("architectures") or ["(none)"]
-        if architectures[0] not in HF_ARCHITECTURES:
+        fields = Fields(config, "config.json")
+        architecture = next(iter(fields.many("architectures", str)), "(none)")
+        if architecture not in HF_ARCHITECTURES:
             raise ModelUnsupported(
-                f"config.json names the architecture {architectures[0]}; the built-in engine runs "
+                f"config.json names the architecture {architecture}; the built-in engine runs "
                 f"{', '.join(HF_ARCHITECTURES)}. Serve it with vLLM or SGLang in the role's template instead"
             )
         for feature in ("attention_bias", "mlp_bias", "quantization_config"):
@@ -105,31 +120,27 @@ class ModelConfig:
             raise ModelUnsupported(
                 f"config.json sets hidden_act {config['hidden_act']!r}; only silu is computed"
             )
-        window = config.get("sliding_window")
-        limit = _need(config, "max_position_embeddings", "config.json")
-        try:
-            heads = int(_need(config, "num_attention_heads", "config.json"))
-            hidden = int(_need(config, "hidden_size", "config.json"))
-            rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-            return cls(
-                layers=int(_need(config, "num_hidden_layers", "config.json")),
-                hidden=hidden,
-                feed_forward=int(_need(config, "intermediate_size", "config.json")),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // max(heads, 1)),
-                vocab=int(_need(config, "vocab_size", "config.json")),
-                rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
-                norm_eps=float(_need(config, "rms_norm_eps", "config.json")),
-                # within its window a sliding-window model is a plain one
-                max_positions=min(int(limit), int(window)) if window else int(limit),
-                tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-                eos_ids=_ids(config.get("eos_token_id")),
-                bos_id=config.get("bos_token_id"),
-                rope_scaling=_scaling(rope),
-            )
-        except (TypeError, ValueError) as error:
-            raise ModelUnreadable(f"config.json holds a value of the wrong type: {error}") from error
+        heads = fields.whole("num_attention_heads")
+        hidden = fields.whole("hidden_size")
+        limit = fields.whole("max_position_embeddings")
+        rope = fields.inner("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+        return cls(
+            layers=fields.whole("num_hidden_layers"),
+            hidden=hidden,
+            feed_forward=fields.whole("intermediate_size"),
+            heads=heads,
+            kv_heads=fields.whole("num_key_value_heads", heads),
+            head_dim=fields.whole("head_dim", hidden // max(heads, 1)),
+            vocab=fields.whole("vocab_size"),
+            rope_theta=rope.number("rope_theta", fields.number("rope_theta", 10_000.0)),
+            norm_eps=fields.number("rms_norm_eps"),
+            # within its window a sliding-window model is a plain one
+            max_positions=min(limit, fields.whole("sliding_window", limit)),
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            eos_ids=tuple(fields.one_or_many("eos_token_id", int)),
+            bos_id=fields.maybe("bos_token_id", int),
+            rope_scaling=_scaling(rope),
+        )
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], *, tied_embeddings: bool) -> Self:
@@ -154,16 +165,17 @@ class ModelConfig:
             raise ModelUnsupported(
                 f"the GGUF file asks for rope scaling {scaling!r}, which the engine does not compute"
             )
-        heads = _need(metadata, "llama.attention.head_count", "the GGUF file")
-        hidden = _need(metadata, "llama.embedding_length", "the GGUF file")
-        head_dim = metadata.get("llama.attention.key_length") or hidden // heads
-        if metadata.get("llama.rope.dimension_count", head_dim) != head_dim:
+        fields = Fields(metadata, "the GGUF file")
+        heads = fields.whole("llama.attention.head_count")
+        hidden = fields.whole("llama.embedding_length")
+        head_dim = fields.whole("llama.attention.key_length", hidden // max(heads, 1))
+        if fields.whole("llama.rope.dimension_count", head_dim) != head_dim:
             raise ModelUnsupported(
                 "the GGUF file rotates only a part of each head, which the engine does not compute"
             )
-        tokens = metadata.get("tokenizer.ggml.tokens") or ()
-        types = metadata.get("tokenizer.ggml.token_type") or ()
-        ends = [metadata.get("tokenizer.ggml.eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")]
+        tokens = fields.many("tokenizer.ggml.tokens", str)
+        types = fields.many("tokenizer.ggml.token_type", int)
+        ends = [fields.maybe(f"tokenizer.ggml.{end}_token_id", int) for end in ("eos", "eot")]
         # the metadata names one end; a model may also write the others that its vocabulary has
         ends += [
             at
@@ -171,19 +183,19 @@ class ModelConfig:
             if kind == 3 and text in ENDS
         ]
         return cls(
-            layers=_need(metadata, "llama.block_count", "the GGUF file"),
+            layers=fields.whole("llama.block_count"),
             hidden=hidden,
-            feed_forward=_need(metadata, "llama.feed_forward_length", "the GGUF file"),
+            feed_forward=fields.whole("llama.feed_forward_length"),
             heads=heads,
-            kv_heads=metadata.get("llama.attention.head_count_kv") or heads,
+            kv_heads=fields.whole("llama.attention.head_count_kv", heads),
             head_dim=head_dim,
-            vocab=metadata.get("llama.vocab_size") or len(tokens),
-            rope_theta=float(metadata.get("llama.rope.freq_base", 10_000.0)),
-            norm_eps=float(_need(metadata, "llama.attention.layer_norm_rms_epsilon", "the GGUF file")),
-            max_positions=_need(metadata, "llama.context_length", "the GGUF file"),
+            vocab=fields.whole("llama.vocab_size", len(tokens)),
+            rope_theta=fields.number("llama.rope.freq_base", 10_000.0),
+            norm_eps=fields.number("llama.attention.layer_norm_rms_epsilon"),
+            max_positions=fields.whole("llama.context_length"),
             tied_embeddings=tied_embeddings,
             eos_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
-            bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
+            bos_id=fields.maybe("tokenizer.ggml.bos_token_id", int),
         )
 
     def digest(self) -> str:
@@ -196,21 +208,8 @@ def model_digest(config: ModelConfig, weights_identity: str) -> str:
     return hashlib.sha256(f"{config.digest()}:{weights_identity}".encode()).hexdigest()[:32]
 
 
-def _need(fields: Mapping[str, Any], name: str, where: str) -> Any:
-    value = fields.get(name)
-    if value is None:
-        raise ModelUnreadable(f"{where} has no {name}; the file is incomplete or of another kind")
-    return value
-
-
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)
-
-
-def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+def _scaling(rope: Fields) -> RopeScaling | None:
+    kind = rope.maybe("rope_type", str) or rope.maybe("type", str) or "default"
     if kind == "default":
         return None
     if kind != "llama3":
@@ -218,10 +217,8 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
             f"config.json asks for rope scaling {kind!r}; the built-in engine computes llama3 or none"
         )
     return RopeScaling(
-        factor=float(_need(rope, "factor", "rope scaling in config.json")),
-        low_freq_factor=float(_need(rope, "low_freq_factor", "rope scaling in config.json")),
-        high_freq_factor=float(_need(rope, "high_freq_factor", "rope scaling in config.json")),
-        original_max_positions=int(
-            _need(rope, "original_max_position_embeddings", "rope scaling in config.json")
-        ),
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_max_positions=rope.whole("original_max_position_embeddings"),
     )

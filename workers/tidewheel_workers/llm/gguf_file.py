@@ -5,6 +5,7 @@ The header is parsed here because the `gguf` package takes seconds for it and tr
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ VERSIONS = (2, 3)
 MOST_KEYS = 1 << 16
 MOST_TENSORS = 1 << 18
 MOST_DIMENSIONS = 4
+# a few times what the largest vocabularies take
+MOST_HEADER_BYTES = 64 << 20
+MOST_VALUES = 1 << 22  # in all arrays together
 # large enough to amortise numpy's calls, small enough for the temporaries to stay near the caches
 ELEMENTS_PER_PIECE = 1 << 19
 
@@ -62,7 +66,7 @@ class GGUFTensor:
     @property
     def rows(self) -> int:
         """Rows of the matrix; 1 for a vector."""
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
+        return math.prod(self.shape[:-1])
 
 
 class GGUFFile:
@@ -97,6 +101,7 @@ class GGUFFile:
 
         Raises:
             ModelUnreadable: the file has no such tensor.
+            ModelUnsupported: a quantisation that cannot be undone here.
         """
         tensor = self._find(name)
         raw = np.frombuffer(self._bytes, np.uint8, tensor.rows * tensor.row_bytes, tensor.offset)
@@ -107,7 +112,12 @@ class GGUFFile:
         flat = out.view(tensor.rows, -1)
         step = max(1, ELEMENTS_PER_PIECE // tensor.shape[-1])
         for at in range(0, tensor.rows, step):
-            piece = dequantize(rows[at : at + step], tensor.kind)
+            try:
+                piece = dequantize(rows[at : at + step], tensor.kind)
+            except NotImplementedError as error:
+                raise ModelUnsupported(
+                    f"{self.path}: tensor {name} has the quantisation {tensor.kind.name}, which is not read here"
+                ) from error
             flat[at : at + step] = torch.from_numpy(np.require(piece, requirements=["W"]))
 
     def close(self) -> None:
@@ -144,6 +154,7 @@ class _Header:
 
     def __init__(self, path: Path, raw: mmap.mmap) -> None:
         self._path, self._raw, self._at = path, raw, 0
+        self._values_left = MOST_VALUES
         if raw[:4] != b"GGUF":
             raise ModelUnreadable(
                 f"{path} does not begin as a GGUF file; it may be a download's error page or LFS pointer"
@@ -175,6 +186,8 @@ class _Header:
         end = self._at + count
         if end > len(self._raw):
             raise self._broken(f"the header wants {count} bytes at {self._at}, the file has {len(self._raw)}")
+        if end > MOST_HEADER_BYTES:
+            raise self._broken(f"its header is longer than {MOST_HEADER_BYTES} bytes")
         taken = self._raw[self._at : end]
         self._at = end
         return taken
@@ -196,9 +209,12 @@ class _Header:
 
     def _array(self) -> list[Any]:
         kind, count = self._scalar("I"), self._scalar("Q")
-        if kind == _STRING and count * 8 <= len(self._raw):
+        self._values_left -= count
+        if self._values_left < 0:
+            raise self._broken(f"its arrays claim more than {MOST_VALUES} values")
+        if kind == _STRING:
             return [self._string() for _ in range(count)]
-        if kind in _SCALARS and count <= len(self._raw):
+        if kind in _SCALARS:
             form = f"<{count}{_SCALARS[kind]}"
             return list(struct.unpack(form, self._take(struct.calcsize(form))))
         raise self._broken(f"an array claims {count} values of type {kind}")

@@ -126,21 +126,21 @@ class _Reader:
         self._file, self._device, self._dtype = file, device, dtype
 
     def vector(self, name: str, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        self._check(name, (size,))
         out = torch.empty(size, dtype=dtype or self._dtype, device=self._device)
-        self._fill(name, out)
+        self._file.read_into(name, out)
         return out
 
     def matrix(self, rows: dict[str, int], columns: int) -> torch.Tensor:
         """One matrix of several stacked ones: names without `.weight`, each with its rows."""
+        for name, count in rows.items():
+            self._check(f"{name}.weight", (count, columns))
         out = torch.empty(sum(rows.values()), columns, dtype=self._dtype, device=self._device)
-        for (name, _), part in zip(rows.items(), torch.split(out, list(rows.values())), strict=True):
-            self._fill(f"{name}.weight", part)
+        for name, part in zip(rows, torch.split(out, list(rows.values())), strict=True):
+            self._file.read_into(f"{name}.weight", part)
         return out
 
-    def _fill(self, name: str, out: torch.Tensor) -> None:
-        found = self._file.shape(name)
-        if found != tuple(out.shape):
-            raise ModelUnreadable(
-                f"tensor {name} has the shape {found}, its configuration says {tuple(out.shape)}"
-            )
-        self._file.read_into(name, out)
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Before memory is taken: a file cannot hold what it does not have, a configuration may say anything."""
+        if (found := self._file.shape(name)) != shape:
+            raise ModelUnreadable(f"tensor {name} has the shape {found}, its configuration says {shape}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from tidewheel_workers.llm.config import ModelConfig
-from tidewheel_workers.llm.errors import ModelUnreadable
+from tidewheel_workers.llm.errors import ModelUnreadable, ModelUnsupported
+from tidewheel_workers.llm.fields import Fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model.safetensors.index.json"
+#: Larger than any index or tokenizer there is; a file beyond it is something else.
+MOST_JSON_BYTES = 256 << 20
+DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class SafetensorsDirectory:
@@ -40,8 +44,14 @@ class SafetensorsDirectory:
 
         Raises:
             ModelUnreadable: no file has such a tensor.
+            ModelUnsupported: its numbers are no weights without others that scale them.
         """
-        return tuple(self._find(name).get_slice(name).get_shape())
+        part = self._find(name).get_slice(name)
+        if (dtype := part.get_dtype()) not in DTYPES:
+            raise ModelUnsupported(
+                f"{self.directory}: tensor {name} holds {dtype}; weights of {', '.join(sorted(DTYPES))} are read"
+            )
+        return tuple(part.get_shape())
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Copy a tensor into `out`, which has its shape; dtype and device are out's.
@@ -64,8 +74,9 @@ class SafetensorsDirectory:
 
     def _wanted(self, weights: tuple[Path, ...]) -> list[Path]:
         """The files that the index names, where there is one: repositories may hold the same weights twice."""
-        index = read_json(self.directory / INDEX, missing={})
-        names = sorted(set(index.get("weight_map", {}).values()))
+        index = Fields(read_json(self.directory / INDEX, missing={}), INDEX)
+        files = (index.maybe("weight_map", dict) or {}).values()
+        names = sorted({str(name) for name in files})
         if not names:
             return list(weights)
         here = {path.name: path for path in weights}
@@ -84,12 +95,14 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
         ModelUnreadable: the file holds no JSON object, or is not there and nothing stands for it.
     """
     try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise ModelUnreadable(f"{path} is larger than {MOST_JSON_BYTES} bytes; it is no such file")
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         if missing is None:
             raise ModelUnreadable(f"{path} is missing; download the whole repository") from error
         return dict(missing)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelUnreadable(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelUnreadable(f"{path} holds {type(content).__name__}, not a JSON object")

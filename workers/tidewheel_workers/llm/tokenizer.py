@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from tidewheel_workers.llm.chat import ChatTemplate
 from tidewheel_workers.llm.errors import InvalidRequest, ModelUnreadable, ModelUnsupported
+from tidewheel_workers.llm.fields import Fields
 from tidewheel_workers.llm.safetensors_file import read_json
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class BPETokenizer:
             raise ModelUnreadable(f"{path} cannot be read as a tokenizer: {error}") from error
         parsing.no_truncation()
         parsing.no_padding()
-        config = read_json(directory / "tokenizer_config.json", missing={})
+        config = Fields(read_json(directory / "tokenizer_config.json", missing={}), "tokenizer_config.json")
         own = directory / "chat_template.jinja"
-        source = own.read_text() if own.is_file() else _default_template(config.get("chat_template"))
-        names = {key: _content(config.get(key)) for key in ("bos_token", "eos_token")}
+        source = own.read_text(errors="replace") if own.is_file() else _default_template(config)
+        names = {key: _content(config, key) for key in ("bos_token", "eos_token")}
         return cls(parsing, ChatTemplate(source, **names) if source else None)
 
     @classmethod
@@ -114,10 +115,12 @@ class BPETokenizer:
                 f"the GGUF file's tokenizer is {kind!r} with pre-tokenizer {words!r}; rebuilt from GGUF are gpt2 with "
                 f"{', '.join(_WORDS)}. Use the model's safetensors directory, whose tokenizer.json is read as it is"
             )
-        tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
-        types: list[int] = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-        merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges") or ()]
-        if not tokens or len(types) != len(tokens) or any(len(merge) != 2 for merge in merges):
+        fields = Fields(metadata, "the GGUF file")
+        tokens = fields.many("tokenizer.ggml.tokens", str)
+        types = fields.many("tokenizer.ggml.token_type", int) or [1] * len(tokens)
+        pairs = [merge.partition(" ") for merge in fields.many("tokenizer.ggml.merges", str)]
+        merges = [(left, right) for left, blank, right in pairs if blank]
+        if not tokens or len(types) != len(tokens) or len(merges) != len(pairs):
             raise ModelUnreadable(
                 "the GGUF file's tokenizer has no tokens, or types or merges that do not fit them"
             )
@@ -143,15 +146,20 @@ class BPETokenizer:
         names = {
             f"{name}_token": tokens[index]
             for name in ("bos", "eos")
-            if (index := metadata.get(f"tokenizer.ggml.{name}_token_id")) is not None
+            if (index := fields.maybe(f"tokenizer.ggml.{name}_token_id", int)) is not None
             and 0 <= index < len(tokens)
         }
         if metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in names:
             bos = names["bos_token"]
-            parsing.post_processor = processors.TemplateProcessing(
-                single=f"{bos} $A", special_tokens=[(bos, metadata["tokenizer.ggml.bos_token_id"])]
-            )
-        source = metadata.get("tokenizer.chat_template")
+            try:
+                parsing.post_processor = processors.TemplateProcessing(
+                    single=f"{bos} $A", special_tokens=[(bos, metadata["tokenizer.ggml.bos_token_id"])]
+                )
+            except ValueError as error:
+                raise ModelUnreadable(
+                    f"the GGUF file's beginning-of-sequence token {bos!r} cannot be put before a text: {error}"
+                ) from error
+        source = fields.maybe("tokenizer.chat_template", str)
         return cls(parsing, ChatTemplate(source, **names) if source else None)
 
     @property
@@ -252,16 +260,20 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _default_template(value: str | list[dict[str, str]] | None) -> str | None:
+def _default_template(config: Fields) -> str | None:
     """tokenizer_config.json holds one template, or several with names."""
-    if isinstance(value, list):
-        return next((one["template"] for one in value if one.get("name") == "default"), None)
-    return value
+    if not config.is_a("chat_template", list):
+        return config.maybe("chat_template", str)
+    named = (
+        Fields(one, "chat_template in tokenizer_config.json") for one in config.many("chat_template", dict)
+    )
+    return next((one.maybe("template", str) for one in named if one.maybe("name", str) == "default"), None)
 
 
-def _content(token: str | dict[str, Any] | None) -> str:
+def _content(config: Fields, name: str) -> str:
     """tokenizer_config.json writes a token as a string or as an object."""
-    return str(token.get("content", "")) if isinstance(token, dict) else token or ""
+    token = config.inner(name).maybe("content", str) if config.is_a(name, dict) else config.maybe(name, str)
+    return token or ""
 
 
 def _byte_level() -> pre_tokenizers.PreTokenizer:
