@@ -131,6 +131,8 @@ class StandInEngine:
         """Take a prompt; it is computed at its turn."""
         if not prompt.token_ids:
             raise InvalidRequest("the prompt has no tokens")
+        if not all(0 <= token < 256 for token in prompt.token_ids):
+            raise InvalidRequest("the prompt holds token ids outside 0 to 255, the vocabulary")
         if prompt.kv_tokens >= self.max_context:
             raise PromptTooLong(
                 f"the prompt has {prompt.kv_tokens} tokens; at most {self.max_context - 1} leave room for an answer"
