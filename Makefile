@@ -6,9 +6,12 @@ BIN    := $(VENV)/bin
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?= --quick
+SOAK_SECONDS ?= 600
+SOAK_ARGS ?=
+FUZZ_EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo up test lint format generate bench e2e lock clean
+.PHONY: help setup browser demo up test lint format generate bench soak fuzz e2e lock clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +66,13 @@ generate: $(VENV)/.installed ## Writes crds/, the chart's copy of them and the r
 
 bench: $(VENV)/.installed ## Runs the benchmarks; BENCH_ARGS= for the whole of them
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
+
+soak: $(VENV)/.installed ## Breaks a service under load for SOAK_SECONDS and judges how it held
+	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS) $(SOAK_ARGS)
+
+fuzz: $(VENV)/.installed ## Runs the fuzz tests with FUZZ_EXAMPLES inputs each
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --hypothesis-profile=fuzz --timeout=0 \
+		$(wildcard tests/unit/*/test_fuzzed_*.py tests/local/*/test_fuzzed_*.py) $(PYTEST_ARGS)
 
 e2e: $(VENV)/.installed ## Runs the end-to-end tests, against KUBECONFIG=... if given
 	@TIDEWHEEL_E2E_KUBECONFIG="$(KUBECONFIG)" $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
