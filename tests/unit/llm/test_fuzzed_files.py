@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,12 @@ def test_any_tensor_claims_of_a_gguf_are_read_or_refused(tmp_path, claims):
     load_gguf(tmp_path, gguf_bytes(places=claims))
 
 
+@pytest.mark.parametrize("kind", range(24, 29))
+def test_a_gguf_whose_weights_are_whole_numbers_is_refused(tmp_path, kind):
+    claim = replace(GGUF_PLACES[b"output_norm.weight"], kind=kind)
+    assert "which is not read here" in load_gguf(tmp_path, gguf_bytes(places={b"output_norm.weight": claim}))
+
+
 @given(
     edits=st.lists(
         st.tuples(
@@ -232,6 +239,12 @@ claims = st.fixed_dictionaries(
 @LOOSE
 def test_any_tensor_claims_of_safetensors_are_read_or_refused(tmp_path, tensors):
     load_directory(tmp_path, **{"model.safetensors": safetensors_bytes(SAFETENSORS_CLAIMS | tensors)})
+
+
+def test_safetensors_whose_weights_are_whole_numbers_are_refused(tmp_path):
+    claims_of_int = {name: claim | {"dtype": "I32"} for name, claim in SAFETENSORS_CLAIMS.items()}
+    told = load_directory(tmp_path, **{"model.safetensors": safetensors_bytes(claims_of_int)})
+    assert "holds I32; weights of BF16, F16, F32, F64 are read" in told
 
 
 @given(

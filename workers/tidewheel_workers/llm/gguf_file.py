@@ -9,6 +9,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class GGUFFile:
 
         Raises:
             ModelUnreadable: the file has no such tensor.
+            ModelUnsupported: its quantisation cannot be undone here.
         """
         return self._find(name).shape
 
@@ -101,7 +103,6 @@ class GGUFFile:
 
         Raises:
             ModelUnreadable: the file has no such tensor.
-            ModelUnsupported: a quantisation that cannot be undone here.
         """
         tensor = self._find(name)
         raw = np.frombuffer(self._bytes, np.uint8, tensor.rows * tensor.row_bytes, tensor.offset)
@@ -112,12 +113,7 @@ class GGUFFile:
         flat = out.view(tensor.rows, -1)
         step = max(1, ELEMENTS_PER_PIECE // tensor.shape[-1])
         for at in range(0, tensor.rows, step):
-            try:
-                piece = dequantize(rows[at : at + step], tensor.kind)
-            except NotImplementedError as error:
-                raise ModelUnsupported(
-                    f"{self.path}: tensor {name} has the quantisation {tensor.kind.name}, which is not read here"
-                ) from error
+            piece = dequantize(rows[at : at + step], tensor.kind)
             flat[at : at + step] = torch.from_numpy(np.require(piece, requirements=["W"]))
 
     def close(self) -> None:
@@ -128,6 +124,10 @@ class GGUFFile:
         tensor = self._tensors.get(_gguf_name(name))
         if tensor is None:
             raise ModelUnreadable(f"{self.path} has no tensor {_gguf_name(name)}; the file is incomplete")
+        if not _can_dequantise(tensor.kind):
+            raise ModelUnsupported(
+                f"{self.path}: tensor {_gguf_name(name)} has the quantisation {tensor.kind.name}, which is not read here"
+            )
         return tensor
 
     def _interleaved_heads(self, name: str) -> int:
@@ -135,6 +135,16 @@ class GGUFFile:
         if name.endswith("q_proj.weight"):
             return self.config.heads
         return self.config.kv_heads if name.endswith("k_proj.weight") else 0
+
+
+@cache
+def _can_dequantise(kind: GGMLQuantizationType) -> bool:
+    """Whether `gguf` can; it tells only when it is asked to."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _hugging_face_order(rows: int, heads: int) -> np.ndarray[Any, np.dtype[np.int64]]:
