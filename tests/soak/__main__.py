@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 from rich.console import Console
-from tests.soak.report import show, to_json
+from tests.soak.report import keep, show, to_json
 from tests.soak.soak import Options, soak
 
 WIDTH = 140  # of the tables in a file
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--gateways", type=int, default=default.gateways)
     parser.add_argument("--prefills", type=int, default=default.prefills)
     parser.add_argument("--decodes", type=int, default=default.decodes)
-    parser.add_argument("--keep", type=Path, help="a directory for the processes' logs, kept afterwards")
+    parser.add_argument("--keep", type=Path, help="a directory for logs, requests and faults")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object on the last line")
     asked = parser.parse_args()
     console = Console(stderr=asked.json)
@@ -53,6 +53,7 @@ def main() -> int:
         directory = asked.keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
         done = uvloop.run(soak(options, directory, lambda text: console.print(text, highlight=False)))
+        keep(done, directory)
     show(done, console)
     if asked.json:
         print(json.dumps(to_json(done)))

@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,13 @@ class Clients:
         self._count = count
         self._seed = seed
         self._round = 0
-        self._sent = 0
+        self._number = 0
         self._stops = asyncio.Event()
         self._running: list[asyncio.Task[None]] = []
         self.has_choices = has_choices
         self.known: Known = ()
         self.records: list[Record] = []
+        self.sent: Counter[tuple[str, int]] = Counter()  # by gateway and its life, also what is in no record
 
     async def __aenter__(self) -> Clients:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
@@ -118,15 +120,15 @@ class Clients:
     async def _ask_on(self, draw: random.Random) -> None:
         while not self._stops.is_set():
             await asyncio.sleep(draw.uniform(*THINK_SECONDS))
-            self._sent += 1
-            asked = plan(draw, self._sent, has_choices=self.has_choices, known=self.known)
+            self._number += 1
+            asked = plan(draw, self._number, has_choices=self.has_choices, known=self.known)
             gateways = [one for one in self._fleet.gateways if one.is_ready and not one.is_leaving]
             if not gateways or await self.ask(asked, draw.choice(gateways)) is None:
                 await asyncio.sleep(0.1)
 
     async def exchange(self, asked: Plan, gateway: Player) -> tuple[Seen | None, float | None]:
         """What comes of a request, None where there was no connection, and when its first bytes came."""
-        raw = bytearray()
+        raw, life = bytearray(), gateway.life
         status: int | None = None
         first: float | None = None
         end = "whole"
@@ -152,6 +154,7 @@ class Clients:
             end = "unheard" if asked.leaves_after_seconds is None else "left"
         except (aiohttp.ClientError, OSError):
             end = "broken"
+        self.sent[gateway.name, life] += 1
         return Seen(status=status, raw=bytes(raw), end=end), first
 
 

@@ -102,11 +102,14 @@ class Director:
             await self._fleet.substitute(player)
 
     async def _stall(self, fault: Fault, player: Player) -> None:
-        self._fleet.send(player, signal.SIGSTOP)
+        self._fleet.send_all(player, signal.SIGSTOP)
         try:
             await asyncio.sleep(fault.seconds)
         finally:
-            self._fleet.send(player, signal.SIGCONT)
+            self._fleet.send_all(player, signal.SIGCONT)
+
+    async def _kill_one(self, fault: Fault, player: Player) -> None:
+        self._fleet.kill_one(player, fault.seed)
 
     async def _cut(self, fault: Fault, player: Player) -> None:
         _link(fault, player).cut()

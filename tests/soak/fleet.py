@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import psutil
 from tests.local.serving.processes import MODEL, Worker
 from tests.soak.link import Link
 from tests.soak.story import Cast, Role
@@ -63,6 +64,14 @@ class Player:
         if self.worker.process is None:
             raise RuntimeError(f"{self.name} was never started")
         return self.worker.process.pid
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The process, and those that it started."""
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
 
     @property
     def has_ended(self) -> bool:
@@ -116,8 +125,7 @@ class Fleet:
             for link in player.links.values():
                 link.down()
             if not player.has_ended:
-                os.kill(player.pid, signal.SIGKILL)
-                await asyncio.to_thread(player.worker.process.wait)
+                await self.kill(player)
         await self._session.close()
 
     @property
@@ -145,8 +153,19 @@ class Fleet:
     # ---- what breaks it
 
     async def kill(self, player: Player) -> None:
-        """As the kernel does when memory is short."""
+        """As a kubelet does at last: all processes of it at once."""
+        player.is_expected = False
+        self.send_all(player, signal.SIGSTOP)
+        for process in player.family[1:]:
+            self._send(process, signal.SIGKILL)
         await self._end(player, signal.SIGKILL)
+
+    def kill_one(self, player: Player, number: int) -> bool:
+        """One of the processes that it started; False when it started none."""
+        started = player.family[1:]
+        if started:
+            self._send(started[number % len(started)], signal.SIGKILL)
+        return bool(started)
 
     async def restart(self, player: Player) -> None:
         """Start it again at its place and address."""
@@ -168,9 +187,14 @@ class Fleet:
         await self._start(new)
         return new
 
-    def send(self, player: Player, number: signal.Signals) -> None:
-        """A signal that does not end it."""
-        os.kill(player.pid, number)
+    def send_all(self, player: Player, number: signal.Signals) -> None:
+        """A signal that does not end it, to all its processes."""
+        for process in player.family:
+            self._send(process, number)
+
+    def _send(self, process: psutil.Process, number: signal.Signals) -> None:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
     async def _end(self, player: Player, number: signal.Signals) -> None:
         player.is_expected = False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from tests.soak.director import Window
 from tests.soak.plans import Ending
 from tests.soak.residue import Residue
 from tests.soak.verdict import Check, median, quantile, recoveries, ttfts
+
+ERRORS = (Ending.SHED, Ending.FAILED, Ending.INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,13 @@ def show(soak: Soak, console: Console) -> None:
     console.print(f"seed {soak.seed}: the same seed brings the same faults", highlight=False)
 
 
+def keep(soak: Soak, directory: Path) -> None:
+    """Every request and every fault, beside the logs, for whoever looks for the cause of something."""
+    for name, rows in (("requests", soak.records), ("faults", soak.windows)):
+        lines = [json.dumps(asdict(row), default=str) for row in rows]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines))
+
+
 def to_json(soak: Soak) -> dict[str, Any]:
     """As the benchmarks print theirs."""
     return {
@@ -104,6 +115,10 @@ def _requests(soak: Soak) -> Table:
     for name, within in (("outside of faults", False), ("within faults", True)):
         times = ttfts(soak.records, soak.windows, within_faults=within)
         table.add_row(f"streams {name}", *[""] * len(endings), _pair(times))
+    for (how, code), count in sorted(
+        Counter((o.ending, o.detail) for o in soak.records if o.ending in ERRORS).items()
+    ):
+        table.add_row(f"{how}: {code}", *(str(count) if one is how else "" for one in endings), "")
     return table
 
 

@@ -30,7 +30,7 @@ QUIET_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residue:
-    """One process at rest."""
+    """One server at rest; what the processes hold that it started is counted with its own."""
 
     name: str
     role: str
@@ -62,22 +62,23 @@ async def _look(session: aiohttp.ClientSession, player: Player) -> Residue:
             is_alive = answer.status == 200
         async with session.get(f"{player.worker.url}/metrics") as answer:
             samples = samples_of(await answer.text())
-        process = psutil.Process(player.pid)
-        with process.oneshot():
-            return Residue(
-                name=player.name,
-                role=player.role,
-                life=player.life,
-                is_alive=is_alive,
-                held={name: samples[name] for name in HELD if samples.get(name, 0.0) > 0},
-                codes=_by_code(samples),
-                descriptors=process.num_fds(),
-                half_closed=sum(
-                    one.status == psutil.CONN_CLOSE_WAIT for one in process.net_connections("tcp")
-                ),
-                threads=process.num_threads(),
-                rss_mb=process.memory_info().rss / 1e6,
-            )
+        family = player.family
+        return Residue(
+            name=player.name,
+            role=player.role,
+            life=player.life,
+            is_alive=is_alive,
+            held={name: samples[name] for name in HELD if samples.get(name, 0.0) > 0},
+            codes=_by_code(samples),
+            descriptors=sum(process.num_fds() for process in family),
+            half_closed=sum(
+                one.status == psutil.CONN_CLOSE_WAIT
+                for process in family
+                for one in process.net_connections("tcp")
+            ),
+            threads=sum(process.num_threads() for process in family),
+            rss_mb=sum(process.memory_info().rss for process in family) / 1e6,
+        )
     except (aiohttp.ClientError, OSError, TimeoutError, psutil.Error):
         return Residue(
             name=player.name,

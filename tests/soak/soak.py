@@ -16,7 +16,7 @@ from tests.soak.plans import CHAT, KNOWN_TOKENS, Plan, chat
 from tests.soak.report import Soak
 from tests.soak.residue import at_rest, complaints
 from tests.soak.story import Role, tell
-from tests.soak.verdict import checks
+from tests.soak.verdict import checks, is_explained
 
 #: What a real model is asked; its answers are taken before the storm.
 QUESTIONS = (
@@ -91,9 +91,10 @@ async def soak(options: Options, directory: Path, say: Callable[[str], None]) ->
                 director.windows,
                 before,
                 after,
+                sent=clients.sent,
                 afterwards=[one for one in clients.records if one.sent >= over],
                 unasked_ends=fleet.unasked_ends,
-                complaints=complaints(fleet.logs),
+                complaints=[one for one in complaints(fleet.logs) if not is_explained(one, director.windows)],
             ),
         )
 

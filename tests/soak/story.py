@@ -34,6 +34,7 @@ EVERYONE: tuple[Role, ...] = ("gateway", "prefill", "decode")
 
 KINDS: tuple[Kind, ...] = (
     Kind(name="kill", roles=EVERYONE, seconds=(0.2, 2.0), takes_away=True, what="SIGKILL, then a restart in place"),
+    Kind(name="kill one", roles=("gateway",), what="SIGKILL to one of the processes that share its port"),
     Kind(name="replace", roles=WORKERS, takes_away=True, what="SIGKILL, then a substitute at another address"),
     Kind(name="drain", roles=EVERYONE, takes_away=True, what="SIGTERM after leaving the routes, then a substitute"),
     Kind(name="stall", roles=EVERYONE, seconds=(0.3, 5.0), takes_away=True, what="SIGSTOP, then SIGCONT"),

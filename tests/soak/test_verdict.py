@@ -10,7 +10,7 @@ from tests.soak.director import Window
 from tests.soak.plans import Ending
 from tests.soak.residue import Residue, complaints
 from tests.soak.story import KINDS, Fault
-from tests.soak.verdict import AFTERMATH_SECONDS, checks, is_excused
+from tests.soak.verdict import AFTERMATH_SECONDS, checks, is_excused, is_explained
 
 KIND = {kind.name: kind for kind in KINDS}
 
@@ -52,6 +52,7 @@ def test_an_error_is_explained_while_a_fault_is_felt(ending):
     ("one", "holds"),
     [
         pytest.param(window(), True, id="its gateway was killed"),
+        pytest.param(window("kill one"), True, id="one of its processes was"),
         pytest.param(window(name="gateway-1"), False, id="another was"),
         pytest.param(window(life=2), False, id="it was, in another life"),
         pytest.param(window("drain"), False, id="it was told to end"),
@@ -93,7 +94,7 @@ def broken(records=WELL, windows=(), after=REST, **more) -> set[str]:
         windows,
         [REST],
         [after],
-        **{"afterwards": [], "unasked_ends": [], "complaints": [], **more},
+        **{"sent": {("gateway-0", 1): 3}, "afterwards": [], "unasked_ends": [], "complaints": [], **more},
     )
     return {one.name for one in found if not one.holds}
 
@@ -138,3 +139,10 @@ def test_what_our_code_logs_as_an_error_is_a_complaint():
         ]
     )
     assert len(complaints({"decode-0": log})) == 3
+
+
+def test_a_supervisor_may_say_that_a_process_was_killed_when_one_was():
+    complaint = "gateway-0: process 1 (pid 9) ended with -9; another takes its place"
+    assert is_explained(complaint, [window("kill one")])
+    assert not is_explained(complaint, [window("kill one", name="gateway-1"), window("stall")])
+    assert not is_explained("gateway-0: the engine failed", [window("kill one")])
