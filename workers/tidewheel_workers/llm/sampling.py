@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tidewheel_workers.llm.drawing import draw
-from tidewheel_workers.llm.sampling_params import SamplingParams
+from tidewheel_workers.llm.sampling_params import LEAST_PENALTY, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,8 @@ def _changed(logits: torch.Tensor, places: Sequence[Place], eos_ids: Sequence[in
         if params.repetition_penalty != 1.0:
             seen = _indices(place.tokens)
             at = row[seen]
-            row[seen] = torch.where(at > 0, at / params.repetition_penalty, at * params.repetition_penalty)
+            penalty = max(params.repetition_penalty, LEAST_PENALTY)
+            row[seen] = torch.where(at > 0, at / penalty, at * penalty)
         if place.written and (params.presence_penalty or params.frequency_penalty):
             seen, counts = torch.unique(_indices(place.tokens[place.prompt_tokens :]), return_counts=True)
             row[seen] -= params.presence_penalty + params.frequency_penalty * counts

@@ -10,6 +10,8 @@ MOST_TOP_LOGPROBS = 20
 MOST_BIASES = 1024
 # below it division by the temperature overflows; other engines draw the line here, too
 LEAST_TEMPERATURE = 1e-5
+# below it the division by a repetition penalty would overflow, and infinities have no distribution
+LEAST_PENALTY = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
