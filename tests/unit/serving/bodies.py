@@ -20,7 +20,7 @@ VALID: dict[str, dict[str, Any]] = {
 FIELDS = (
     "model", "messages", "prompt", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens",
     "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logprobs", "top_logprobs", "ignore_eos", "user", *UNSUPPORTED,
+    "repetition_penalty", "min_tokens", "logprobs", "top_logprobs", "ignore_eos", "user", *UNSUPPORTED,
 )  # fmt: skip
 
 plain_values = (
@@ -106,6 +106,9 @@ _optional = {
     "frequency_penalty": _numbers(-2, 2),
     "repetition_penalty": _numbers(0, 10, exclude_min=True),
     "ignore_eos": st.booleans(),
+    "n": st.integers(1, 4),
+    "min_tokens": st.integers(0, 100),
+    "logit_bias": st.dictionaries(st.sampled_from("0123456789"), _numbers(-100, 100), max_size=6),
 }
 
 

@@ -73,7 +73,7 @@ def engine(tmp_path_factory) -> TorchEngine:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     path.write_bytes(gguf_bytes())
     return TorchEngine.load_for(
-        WorkerSettings(model_name=MODEL, model_source=f"path:{path}", role="decode", group="g0", slots=2)
+        WorkerSettings(model_name=MODEL, model_source=f"path:{path}", role="decode", group="g0", slots=4)
     )
 
 
@@ -84,7 +84,9 @@ def write(engine: TorchEngine, parsed: Parsed) -> None:
     else:
         prompt = parsed.the_prompt
         tokens = engine.encode_text(prompt) if isinstance(prompt, str) else list(prompt)
-    engine.submit(Prompt(request_id="r", token_ids=tokens, sampling=parsed.to_sampling()), None)
+    sampling = parsed.to_sampling()
+    prompt = Prompt(request_id="r", token_ids=tokens, sampling=sampling, choices=parsed.choices)
+    engine.submit(prompt, None)
     for _ in range(100):
         events = engine.step()
         json.dumps([event.text for event in events if isinstance(event, Generated)])
