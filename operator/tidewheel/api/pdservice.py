@@ -16,6 +16,7 @@ from tidewheel.api.model import (
     Quantity,
     ScaleSubresource,
 )
+from tidewheel.api.scenarios import MOST_SCENARIOS, ModelName, Scenario
 from tidewheel.api.status import Condition, Decision, PodCount
 
 #: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
@@ -108,12 +109,7 @@ class ModelSource(ApiModel):
 class Model(ApiModel):
     """What is served, and how it is held in memory."""
 
-    name: str = Field(
-        min_length=1,
-        max_length=200,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$",
-        description="name is what clients give as `model`.",
-    )
+    name: ModelName = Field(description="name is what clients give as `model`.")
     source: ModelSource = Field(description="source is where the model comes from.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype is the weights' and the KV cache's type; auto takes what suits the device."
@@ -215,6 +211,46 @@ class GatewayService(ApiModel):
     )
 
 
+class Forwarding(ApiModel):
+    """How a gateway finds a prefill for a request, and what it does while none is free (P/D-Serve §3.5)."""
+
+    order: Literal["LeastLoaded", "FillFirst"] = Field(
+        "LeastLoaded",
+        description=(
+            "order is which prefill is asked first: the one with the fewest requests, or, so that batches form soon, one that has "
+            "some already, until it is full."
+        ),
+    )
+    affinity: Literal["Prefix", "None"] = Field(
+        "Prefix",
+        description=(
+            "affinity sends prompts that begin alike to the same prefill, where their KV may be cached, unless it has "
+            "more than its share."
+        ),
+    )
+    candidates: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="candidates is how many prefills are asked one after the other before a request pauses.",
+    )
+    max_waiting: int = Field(
+        1024,
+        ge=0,
+        le=65_536,
+        description="maxWaiting is how many requests may wait in a gateway for a free slot; more get 429.",
+    )
+    short_prompt_characters: int = Field(
+        0,
+        ge=0,
+        le=1_048_576,
+        description=(
+            "shortPromptCharacters lets decodes that have room compute prompts of at most so many characters when "
+            "all prefills are busy; 0 never does."
+        ),
+    )
+
+
 class Gateway(PodRole):
     """The pods that take clients' requests."""
 
@@ -230,6 +266,28 @@ class Gateway(PodRole):
     )
     request_timeout_seconds: int = Field(
         300, ge=1, le=3600, description="requestTimeoutSeconds is the longest a request may take as a whole."
+    )
+    stream_idle_seconds: int = Field(
+        30,
+        ge=1,
+        le=600,
+        description="streamIdleSeconds is how long a stream may bring no token before its decode counts as lost.",
+    )
+    on_decode_loss: Literal["Resume", "Error", "DefaultText"] = Field(
+        "Resume",
+        description=(
+            "onDecodeLoss is what happens to a stream whose decode is lost: it goes on elsewhere from the tokens already sent "
+            "(an engine that does not tell its tokens, or a request for several choices, gets an error), it ends with an "
+            "error, or it ends with defaultText."
+        ),
+    )
+    default_text: str = Field(
+        "",
+        max_length=4096,
+        description="defaultText ends a stream whose decode is lost, with onDecodeLoss DefaultText.",
+    )
+    forwarding: Forwarding = Field(
+        Forwarding(), description="forwarding is how requests find a free prefill."
     )
     max_body_bytes: int = Field(
         1_048_576,
@@ -254,6 +312,11 @@ class Gateway(PodRole):
             rule="self.ttftDeadlineSeconds <= self.requestTimeoutSeconds",
             message="ttftDeadlineSeconds must not exceed requestTimeoutSeconds",
             field_path=".ttftDeadlineSeconds",
+        ),
+        CelRule(
+            rule="(self.onDecodeLoss == 'DefaultText') == (has(self.defaultText) && self.defaultText != '')",
+            message="defaultText belongs to onDecodeLoss DefaultText; give both or neither",
+            field_path=".defaultText",
         ),
     )
 
@@ -304,19 +367,45 @@ class PDServiceSpec(ApiModel):
     prefill: ComputeRole = Field(ComputeRole(), description="prefill are the pods that read prompts.")
     decode: ComputeRole = Field(ComputeRole(), description="decode are the pods that write answers.")
     gateway: Gateway = Field(Gateway(), description="gateway are the pods that take requests.")
+    scenarios: tuple[Scenario, ...] = Field(
+        (),
+        max_length=MOST_SCENARIOS,
+        description=(
+            "scenarios tell requests apart by what they are promised; the first one that matches a request is its scenario."
+        ),
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     rollout: Rollout = Field(Rollout(), description="rollout bounds how a change is rolled out.")
     drain_seconds: int = Field(
         30, ge=1, le=3600, description="drainSeconds is how long a leaving pod may finish its requests."
     )
     suspend: bool = Field(False, description="suspend removes all pods and keeps the resource.")
 
-    cel_rules = tuple(
+    cel_rules = (
+        *(
+            CelRule(
+                rule=f"!has(self.{role}.kvCacheTokens) || self.{role}.kvCacheTokens >= self.model.maxContextTokens",
+                message=f"{role}.kvCacheTokens must not be below model.maxContextTokens, or the longest request would not fit",
+                field_path=f".{role}.kvCacheTokens",
+            )
+            for role in ("prefill", "decode")
+        ),
         CelRule(
-            rule=f"!has(self.{role}.kvCacheTokens) || self.{role}.kvCacheTokens >= self.model.maxContextTokens",
-            message=f"{role}.kvCacheTokens must not be below model.maxContextTokens, or the longest request would not fit",
-            field_path=f".{role}.kvCacheTokens",
-        )
-        for role in ("prefill", "decode")
+            rule=(
+                "!has(self.scenarios) || self.scenarios.all(s, !has(s.ttftDeadlineSeconds) || "
+                "s.ttftDeadlineSeconds <= self.gateway.requestTimeoutSeconds)"
+            ),
+            message="a scenario's ttftDeadlineSeconds must not exceed gateway.requestTimeoutSeconds",
+            field_path=".scenarios",
+        ),
+        CelRule(
+            rule=(
+                "!has(self.scenarios) || self.scenarios.all(s, !has(s.match.modelAliases) || "
+                "!(self.model.name in s.match.modelAliases))"
+            ),
+            message="a scenario's modelAliases must not repeat model.name, which every request may give",
+            field_path=".scenarios",
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tidewheel.api.meta import HTTP_PORT, KV_PORT
 from tidewheel.api.model import ApiModel
+from tidewheel.api.scenarios import RouteScenario
 
 Role = Literal["prefill", "decode", "gateway"]
 
@@ -86,4 +87,10 @@ class Routes(Published):
     model: str = Field(max_length=253, description="model is the name the model is served under.")
     groups: tuple[RouteGroup, ...] = Field(
         (), description="groups are those with a ready prefill and decode."
+    )
+    gateways: int = Field(
+        1, ge=1, description="gateways is how many gateways share the groups and leave slots to each other."
+    )
+    scenarios: tuple[RouteScenario, ...] = Field(
+        (), description="scenarios tell requests apart; the first one that matches is a request's."
     )

@@ -23,6 +23,14 @@
 | `TIDEWHEEL_ROUTES_FILE` | gateway | the routes; may not be there yet |
 | `TIDEWHEEL_TTFT_DEADLINE_SECONDS` | gateway | longest wait for a prefill slot |
 | `TIDEWHEEL_REQUEST_TIMEOUT_SECONDS` | gateway | longest request |
+| `TIDEWHEEL_STREAM_IDLE_SECONDS` | gateway | longest silence of a stream |
+| `TIDEWHEEL_ON_DECODE_LOSS` | gateway | `Resume`, `Error` or `DefaultText` |
+| `TIDEWHEEL_DEFAULT_TEXT` | gateway | ends a stream whose decode is lost, with `DefaultText` |
+| `TIDEWHEEL_PREFILL_ORDER` | gateway | `LeastLoaded` or `FillFirst` |
+| `TIDEWHEEL_PREFILL_AFFINITY` | gateway | `Prefix` or `None` |
+| `TIDEWHEEL_CANDIDATES` | gateway | prefills asked before a request pauses |
+| `TIDEWHEEL_MAX_WAITING` | gateway | most requests that wait for a slot |
+| `TIDEWHEEL_SHORT_PROMPT_CHARACTERS` | gateway | prompts that decodes may compute when prefills are busy; 0: none |
 | `TIDEWHEEL_API_KEYS_FILE` | gateway | accepted keys, one a line; not set: no key is asked for |
 | `TIDEWHEEL_PAGE` | gateway | `Enabled` or `Disabled`: the page at `/` |
 | `TIDEWHEEL_TERMINATION_LOG` | all | where a process that cannot start leaves reason and message |
@@ -103,6 +111,15 @@ def _gateway_values(spec: PDServiceSpec) -> dict[str, str | int]:
         "TIDEWHEEL_TTFT_DEADLINE_SECONDS": gateway.ttft_deadline_seconds,
         "TIDEWHEEL_REQUEST_TIMEOUT_SECONDS": gateway.request_timeout_seconds,
         "TIDEWHEEL_PAGE": gateway.page,
+        "TIDEWHEEL_STREAM_IDLE_SECONDS": gateway.stream_idle_seconds,
+        "TIDEWHEEL_ON_DECODE_LOSS": gateway.on_decode_loss,
+        # kubelets read $(NAME) as a variable's value, and $$ as a dollar sign
+        "TIDEWHEEL_DEFAULT_TEXT": gateway.default_text.replace("$", "$$"),
+        "TIDEWHEEL_PREFILL_ORDER": gateway.forwarding.order,
+        "TIDEWHEEL_PREFILL_AFFINITY": gateway.forwarding.affinity,
+        "TIDEWHEEL_CANDIDATES": gateway.forwarding.candidates,
+        "TIDEWHEEL_MAX_WAITING": gateway.forwarding.max_waiting,
+        "TIDEWHEEL_SHORT_PROMPT_CHARACTERS": gateway.forwarding.short_prompt_characters,
     }
     if gateway.api_keys_secret_ref is not None:
         values["TIDEWHEEL_API_KEYS_FILE"] = API_KEYS_PATH

@@ -102,7 +102,11 @@ def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefau
 
 def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[StaffedGroup]) -> Routes:
     return routes_to(
-        service=seen.name, model=spec.model.name, groups={one.group.name: one.stay for one in staffed}
+        service=seen.name,
+        model=spec.model.name,
+        groups={one.group.name: one.stay for one in staffed},
+        gateways=spec.gateway.replicas,
+        scenarios=spec.scenarios,
     )
 
 

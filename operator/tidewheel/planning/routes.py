@@ -6,18 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tidewheel.api.ranktable import Backend, RouteGroup, Routes
+from tidewheel.api.scenarios import RouteScenario, Scenario
 from tidewheel.planning.observed import ObservedPod, PublishedMap
 
 
-def routes_to(*, service: str, model: str, groups: Mapping[str, Sequence[ObservedPod]]) -> Routes:
-    """The ready members of those groups that have a prefill and a decode; a group without is left out."""
+def routes_to(
+    *,
+    service: str,
+    model: str,
+    groups: Mapping[str, Sequence[ObservedPod]],
+    gateways: int = 1,
+    scenarios: Sequence[Scenario] = (),
+) -> Routes:
+    """The ready members of those groups that have a prefill and a decode; a group without is left out.
+
+    Every group serves every scenario.
+    """
     routed = []
     for name, members in sorted(groups.items()):
         prefill = _backends(pod for pod in members if pod.role == "prefill")
         decode = _backends(pod for pod in members if pod.role == "decode")
         if prefill and decode:
             routed.append(RouteGroup(name=name, prefill=prefill, decode=decode))
-    return Routes(service=service, model=model, groups=tuple(routed))
+    told = tuple(RouteScenario.model_validate(scenario.model_dump()) for scenario in scenarios)
+    return Routes(service=service, model=model, groups=tuple(routed), gateways=gateways, scenarios=told)
 
 
 def time_to_leave(

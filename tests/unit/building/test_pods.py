@@ -161,6 +161,23 @@ def test_sizes_that_are_left_out_are_the_workers_to_choose():
     assert (given["TIDEWHEEL_KV_CACHE_TOKENS"], given["TIDEWHEEL_BATCH_TOKENS"]) == ("9000", "300")
 
 
+def test_a_gateway_is_told_how_to_forward():
+    told = environment(
+        build(
+            "gateway",
+            gateway={
+                "forwarding": {"order": "FillFirst", "maxWaiting": 7},
+                "onDecodeLoss": "DefaultText",
+                "defaultText": "costs $(PRICE)",
+            },
+        )
+    )
+    assert (told["TIDEWHEEL_PREFILL_ORDER"], told["TIDEWHEEL_MAX_WAITING"]) == ("FillFirst", "7")
+    assert told["TIDEWHEEL_ON_DECODE_LOSS"] == "DefaultText"
+    # a kubelet makes of it what was meant
+    assert told["TIDEWHEEL_DEFAULT_TEXT"] == "costs $$(PRICE)"
+
+
 def test_pods_start_before_the_maps_they_wait_for():
     for role in ROLES:
         for volume in build(role)["spec"]["volumes"]:

@@ -6,9 +6,20 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.unit.planning.seen import DEFAULTS, NOW, group_pods, pod, ranks, revision_of, routes, spec
+from tests.unit.planning.seen import (
+    DEFAULTS,
+    NOW,
+    group_pods,
+    pod,
+    ranks,
+    revision_of,
+    routes,
+    service,
+    spec,
+)
 
 from tidewheel.planning.names import Place, gateway_name, group_ordinal, member_name, place_of
+from tidewheel.planning.pdservice import plan_service
 from tidewheel.planning.ranks import rank_table
 from tidewheel.planning.revision import gateway_revision
 from tidewheel.planning.routes import routes_to, time_to_leave
@@ -65,6 +76,24 @@ def test_routes_name_only_ready_members():
     pods[2] = replace(pods[2], ready=False)
     found = routes_to(service="chat", model="smol", groups={"g": pods})
     assert [backend.name for backend in found.groups[0].decode] == [pods[1].name]
+
+
+def test_routes_name_the_scenarios_in_their_order_and_how_many_gateways_there_are():
+    wanted = spec(
+        gateway={"replicas": 3},
+        scenarios=[
+            {"name": "code", "match": {"modelAliases": ["coder"]}, "ttftDeadlineSeconds": 5},
+            {"name": "all-short", "match": {"promptLength": {"max": 100}}},
+        ],
+    )
+    seen = service(wanted, *group_pods(wanted))
+    found = plan_service(seen, now=NOW, defaults=DEFAULTS).children.routes
+    assert [(one.name, one.ttft_deadline_seconds, one.groups) for one in found.scenarios] == [
+        ("code", 5, ()),
+        ("all-short", None, ()),
+    ]
+    assert found.gateways == 3
+    assert found.scenarios[1].match.prompt_length.max == 100
 
 
 ONE = pod("decode", 0)
@@ -139,6 +168,8 @@ def test_what_shapes_a_pod_makes_a_group_anew(changes):
         ({"gateway": {"service": {"port": 8080}}}, True),
         ({"decode": {"slots": 5}}, True),
         ({"gateway": {"maxBodyBytes": 2048}}, False),
+        ({"gateway": {"forwarding": {"order": "FillFirst"}}}, False),
+        ({"scenarios": [{"name": "code", "match": {"modelAliases": ["coder"]}}]}, True),
         ({"image": "other"}, False),
     ],
     ids=str,

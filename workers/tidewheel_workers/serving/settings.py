@@ -95,6 +95,14 @@ class GatewaySettings(Settings):
     routes_file: Path = Path(ROUTES_PATH)
     ttft_deadline_seconds: float = Field(30.0, gt=0)
     request_timeout_seconds: float = Field(300.0, gt=0)
+    stream_idle_seconds: float = Field(30.0, gt=0)
+    on_decode_loss: Literal["Resume", "Error", "DefaultText"] = "Resume"
+    default_text: str = ""
+    prefill_order: Literal["LeastLoaded", "FillFirst"] = "LeastLoaded"
+    prefill_affinity: Literal["Prefix", "None"] = "Prefix"
+    candidates: int = Field(4, ge=1)
+    max_waiting: int = Field(1024, ge=0)
+    short_prompt_characters: int = Field(0, ge=0)
     api_keys_file: OptionalPath = None
     gateway_processes: int = Field(0, ge=0, le=64)  # 0: as many as the CPU limit has room for
     page: Literal["Enabled", "Disabled"] = "Enabled"
