@@ -28,3 +28,19 @@ def test_a_request_takes_all_its_slots_or_none():
 
 def test_what_could_never_be_taken_is_the_requests_fault():
     assert refusal(Slots(4), 5) == (400, "invalid_value")
+
+
+def test_a_refusal_says_in_what_time_a_slot_comes_free():
+    now = 0.0
+    slots = Slots(2, clock=lambda: now)
+    assert slots.seconds_to_free == 1.0
+    for _ in range(50):
+        taken = [slots.take(), slots.take()]
+        now += 0.4
+        for slot in taken:
+            slot.free()
+    assert slots.seconds_to_free == pytest.approx(0.2)
+    slots.take(2)
+    with pytest.raises(ApiError) as refused:
+        slots.take()
+    assert refused.value.headers == {"Retry-After": "1", "retry-after-ms": "200"}

@@ -54,9 +54,16 @@ def invalid(code: str, message: str, param: str | None = None) -> ApiError:
     return ApiError(400, code, message, param=param)
 
 
-def busy(message: str) -> ApiError:
-    """No slot is free now."""
-    return ApiError(429, "no_free_slot", message, retry_after_seconds=1)
+def busy(message: str, *, retry_after_seconds: float = 1) -> ApiError:
+    """No slot is free now; gateways, and OpenAI's clients, read the milliseconds where there are any."""
+    milliseconds = max(1, math.ceil(1000 * retry_after_seconds))
+    return ApiError(
+        429,
+        "no_free_slot",
+        message,
+        retry_after_seconds=retry_after_seconds,
+        headers={"retry-after-ms": str(milliseconds)},
+    )
 
 
 def unavailable(code: str, message: str) -> ApiError:
