@@ -1,7 +1,7 @@
 """The decode server: pulls a prompt's KV from the prefill that computed it, and writes the answer token by token.
 
-A request without `kv_transfer_params` is computed here as a whole, which is for trying a server out; gateways never ask
-for that.
+A request without `kv_transfer_params` is computed here as a whole: gateways ask for that when a prompt is short and all
+prefills are busy, if they are allowed to.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tidewheel_workers.serving.kv_client import KVClient
 from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, HandOver, TransferFailed
 from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint, sse
 from tidewheel_workers.serving.process import run
+from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED, id_line, resumed_tokens
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.worker import Worker, translate
@@ -68,7 +69,7 @@ class DecodeServer(Worker):
         """Answer whole or as a stream. A client that leaves ends its request at once."""
         began = time.monotonic()
         engine, parsed = await self.read(request)
-        hand_over = _hand_over(parsed)
+        hand_over, resumed = _hand_over(parsed), resumed_tokens(parsed.kv_transfer_params)
         # every choice is a sequence of its own in the engine's batch
         slot = self.take_slot(parsed.choices)
         try:
@@ -79,6 +80,7 @@ class DecodeServer(Worker):
                 token_ids=tokens,
                 sampling=parsed.to_sampling(),
                 choices=parsed.choices,
+                resumed=resumed,
             )
             computed = await self._computed(hand_over)
             if computed is None:
@@ -93,6 +95,7 @@ class DecodeServer(Worker):
                 fingerprint=fingerprint(engine.engine.identity),
                 choices=parsed.choices,
                 includes_usage=parsed.include_usage,
+                resumed=resumed,
             )
             with tracer.start_as_current_span("decode") as span:
                 events = self._timed(engine.generate(prompt, computed), began, answer)
@@ -165,7 +168,7 @@ class DecodeServer(Worker):
 
 def _hand_over(parsed: ChatRequest | CompletionRequest) -> HandOver | None:
     given = parsed.kv_transfer_params
-    if not given:
+    if not given or not given.keys() - {RESUMED}:
         return None
     try:
         return HandOver.model_validate(given)
@@ -193,11 +196,16 @@ async def _stream(
             REQUEST_ID_HEADER: request[REQUEST_ID],
         }
     )
+    tells_ids = request.headers.get(IDS_HEADER) == "1"
+
+    def chunk(event: Generated) -> bytes:
+        return id_line(event) + answer.chunk(event) if tells_ids else answer.chunk(event)
+
     await response.prepare(request)
-    await response.write(answer.chunk(first))
+    await response.write(chunk(first))
     try:
         async for event in events:
-            await response.write(answer.chunk(event))
+            await response.write(chunk(event))
     except (RequestError, EngineFailed) as error:
         code = "engine_failed" if isinstance(error, EngineFailed) else "request_failed"
         await response.write(sse(ApiError(500, code, str(error)).to_body()))

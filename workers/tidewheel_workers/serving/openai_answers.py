@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tidewheel_workers.serving.openai_api import CHAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tidewheel_workers.serving.engine import EngineIdentity, Generated, Logprob
 
@@ -48,11 +48,16 @@ class Answer:
     fingerprint: str | None = None
     choices: int = 1
     includes_usage: bool = False  # whether a stream ends with the usage
+    resumed: Sequence[int] = ()  # tokens of the answer that the client has
     created: int = field(default_factory=lambda: int(time.time()))
     _choices: list[_Choice] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._choices = [_Choice() for _ in range(self.choices)]
+        written = len(b"".join(map(self.token_bytes, self.resumed)).decode(errors="ignore"))
+        self._choices = [
+            _Choice(output_tokens=len(self.resumed), characters=written, has_begun=bool(self.resumed))
+            for _ in range(self.choices)
+        ]
 
     @property
     def is_chat(self) -> bool:
@@ -188,9 +193,9 @@ def sse(event: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def models(name: str, *, created: int, max_context: int | None = None) -> dict[str, Any]:
+def models(*names: str, created: int, max_context: int | None = None) -> dict[str, Any]:
     """The answer of /v1/models."""
-    model: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "tidewheel"}
+    about = {"object": "model", "created": created, "owned_by": "tidewheel"}
     if max_context is not None:
-        model["max_model_len"] = max_context
-    return {"object": "list", "data": [model]}
+        about["max_model_len"] = max_context
+    return {"object": "list", "data": [{"id": name, **about} for name in names]}

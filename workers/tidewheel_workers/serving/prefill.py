@@ -26,6 +26,7 @@ from tidewheel_workers.serving.kv_server import KVServer
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, HandOver
 from tidewheel_workers.serving.openai_answers import Answer, fingerprint
 from tidewheel_workers.serving.process import run
+from tidewheel_workers.serving.resumed import resumed_tokens
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.start_errors import cannot_listen
 from tidewheel_workers.serving.worker import Worker, translate
@@ -108,6 +109,7 @@ class PrefillServer(Worker):
                     token_ids=tokens,
                     sampling=parsed.to_sampling(),
                     choices=parsed.choices,
+                    resumed=resumed_tokens(parsed.kv_transfer_params),
                 )
                 sink = KVBuffer.for_tokens(engine.engine.identity.kv, prompt.kv_tokens)
                 computed = await engine.compute(prompt, sink)
