@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidewheel.api.ranktable import Backend, Member, RankTable, RouteGroup, Routes
+from tidewheel.api.scenarios import RouteScenario
 
 MODEL = "stand-in-model"
 _networks = itertools.count(1)
@@ -133,6 +134,7 @@ class Service:
     source: str = "stand-in"
     environment: Mapping[str, str] = field(default_factory=dict)
     gateway_environment: Mapping[str, str] = field(default_factory=dict)
+    scenarios: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         self._network = f"127.{60 + os.getpid() % 100}.{next(_networks)}"
@@ -188,7 +190,8 @@ class Service:
             prefill=tuple(Backend(name=w.name, address=w.host) for w in self.prefill),
             decode=tuple(Backend(name=w.name, address=w.host) for w in self.decode),
         )
-        routes = Routes(service="chat", model=MODEL, groups=(group,))
+        scenarios = tuple(RouteScenario.model_validate(one) for one in self.scenarios)
+        routes = Routes(service="chat", model=MODEL, groups=(group,), scenarios=scenarios)
         self._write("ranktable.json", table)
         self._write("routes.json", routes)
         return table.digest(), routes.digest()

@@ -21,7 +21,7 @@ class Door:
         keys = ApiKeys(path)
         keys.file.refresh()
         self.registry = CollectorRegistry()
-        metrics = GatewayMetrics(self.registry, open_requests=lambda: 0, groups=lambda: 0)
+        metrics = GatewayMetrics(self.registry, open_requests=lambda: 0, groups=lambda: 0, waiting=lambda: 0)
         self.admission = Admission(keys, metrics)
 
     def enter(self, key: str, at: float = 0.0, **fields):
@@ -77,7 +77,9 @@ def test_a_refusal_is_counted_with_its_limit_and_leaves_the_others_alone(door):
 
 
 def test_everybody_comes_in_where_no_key_is_asked_for():
-    metrics = GatewayMetrics(CollectorRegistry(), open_requests=lambda: 0, groups=lambda: 0)
+    metrics = GatewayMetrics(
+        CollectorRegistry(), open_requests=lambda: 0, groups=lambda: 0, waiting=lambda: 0
+    )
     admission = Admission(ApiKeys(None), metrics)
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
     visit = admission.admit(admission.check(None), body, read_request(CHAT, body, served_model="m"), 0.0)

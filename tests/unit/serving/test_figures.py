@@ -37,7 +37,7 @@ def group(prefill: int, decode: int) -> RouteGroup:
 
 
 def metrics(registry: CollectorRegistry) -> GatewayMetrics:
-    return GatewayMetrics(registry, open_requests=lambda: 3, groups=lambda: 1)
+    return GatewayMetrics(registry, open_requests=lambda: 3, groups=lambda: 1, waiting=lambda: 0)
 
 
 def test_a_gateway_that_has_just_started_has_no_figures_yet():
@@ -50,19 +50,19 @@ def test_a_gateway_that_has_just_started_has_no_figures_yet():
 def test_figures_are_differences_of_the_gateways_own_metrics():
     registry = CollectorRegistry()
     shown = metrics(registry)
-    shown.ttft.observe(0.2)
+    shown.first_token("default").observe(0.2)
     shown.output_tokens.inc(1000)
     before = take_sample(registry.collect(), 10.0)
-    for _ in range(10):
-        shown.ttft.observe(0.06)
+    for number in range(10):
+        shown.first_token(("default", "code")[number % 2]).observe(0.06)
         shown.tpot.observe(0.03)
-        shown.requests.labels("200").inc()
+        shown.request("200", "default").inc()
     shown.output_tokens.inc(50)
-    shown.requests.labels("503").inc()
+    shown.request("503", "code").inc()
     shown.inquiries.labels("prefill", "busy").inc(4)
     shown.inquiries.labels("decode", "busy").inc(1)
     shown.inquiries.labels("prefill", "accepted").inc(10)
-    shown.early_terminations.labels("all_slots_busy").inc()
+    shown.early_terminations.labels("all_slots_busy", "default").inc()
     shown.reforwards.labels("prefill_lost").inc(2)
     shown.interrupted.inc()
     told = of([before, take_sample(registry.collect(), 20.0)], [group(1, 2), group(1, 4)])

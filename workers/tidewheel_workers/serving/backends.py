@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import Status, StatusCode
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from tidewheel_workers.serving.forwarding import (
+from tidewheel_workers.serving.forwarding_steps import (
     Event,
     Lost,
     OutOfTime,
@@ -23,6 +23,7 @@ from tidewheel_workers.serving.forwarding import (
 )
 from tidewheel_workers.serving.http1.client import ConnectionLost, HttpClient, Unreachable, encode_request
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
+from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED
 from tidewheel_workers.serving.spans import call_headers, headers_in
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry import trace
 
     from tidewheel.api.ranktable import Backend
-    from tidewheel_workers.serving.forwarding import AskDecode, AskPrefill, ReleaseKV
+    from tidewheel_workers.serving.forwarding_steps import AskDecode, AskPrefill, ReleaseKV
     from tidewheel_workers.serving.http1.client import Answer
     from tidewheel_workers.serving.spans import Spans
 
@@ -39,60 +40,75 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 2.0
 RELEASE_SECONDS = 2.0
+#: A server that wants to be left alone for longer than this is asked again nevertheless.
+MOST_RETRY_AFTER_SECONDS = 30.0
 #: A whole answer, or an error, is held in memory; no model writes so much.
 MOST_ANSWER_BYTES = 67_108_864
-_STREAM_END = b"data: [DONE]"
 _HAND_OVER = {"do_remote_decode": True, "do_remote_prefill": False}
 
 
 class Upstream:
     """An answer on its way from a decode. Close it, whatever happens."""
 
-    def __init__(self, call: _Call, answer: Answer, first: bytes) -> None:
+    def __init__(self, call: _Call, answer: Answer, first: bytes, ends_at: float) -> None:
         self.first = first  # of a stream: what came first; else the whole body
         self._call = call
         self._answer = answer
-        self._tail = first[-2 * len(_STREAM_END) :]
+        self._ends_at = ends_at
+        self._idle_seconds = math.inf
+        self._is_paused = False
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether a stream came to its proper end: only then it says so."""
-        return _STREAM_END in self._tail
+    async def relay(self, take: Callable[[bytes], None], *, idle_seconds: float) -> str:
+        """Hand over the rest of a stream as it comes, until its end; gives why there is no more of it.
 
-    async def relay(self, take: Callable[[bytes], None]) -> None:
-        """Hand over the rest of a stream as it comes, until its end, also where the decode is lost.
+        A server that is silent for `idle_seconds`, although the client could take more, is waited for no longer.
 
         Raises:
             TimeoutError: the request's time is over.
         """
 
         def pass_on(data: bytes) -> None:
-            self._tail = (self._tail + data)[-2 * len(_STREAM_END) :]
+            self._expect_more()
             take(data)
 
+        self._idle_seconds = idle_seconds
+        self._expect_more()
         try:
             await self._answer.relay(pass_on)
+        except TimeoutError:
+            if time.monotonic() >= self._ends_at:
+                raise
+            return f"no token came for {idle_seconds:g} s"
         except ConnectionLost as error:
-            log.warning("a decode was lost in mid-stream: %s", error)
+            return str(error)
+        return "it ended its answer too early"
 
     def pause(self, is_paused: bool) -> None:
         """Whether the client is too slow to take more for now."""
+        self._is_paused = is_paused
         self._answer.pause(is_paused)
+        self._expect_more()
 
     def close(self) -> None:
         """Done with it; a decode whose answer is not complete notices that nobody listens any more."""
         self._answer.close()
         self._call.end()
 
+    def _expect_more(self) -> None:
+        """From now on."""
+        until = self._ends_at
+        if not self._is_paused:
+            until = min(until, time.monotonic() + self._idle_seconds)
+        self._answer.wait_until(until)
+
 
 class Backends:
-    """Connections to the servers behind a gateway, and how many streams are open to each.
+    """Connections to the servers behind a gateway.
 
     `headers` are those of `call_headers`, the same for all calls of one request; `ends_at` is when its time is over.
     """
 
     def __init__(self, spans: Spans) -> None:
-        self.open_streams: Counter[str] = Counter()
         self._spans = spans
         self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
 
@@ -104,20 +120,26 @@ class Backends:
         self, ask: AskPrefill, path: str, body: Mapping[str, Any], headers: dict[str, str], ends_at: float
     ) -> Event:
         """Let a prefill compute the prompt."""
-        prompt = {**body, "max_tokens": 1, "stream": False, "kv_transfer_params": _HAND_OVER}
+        most = len(ask.resumed) + 1
+        prompt = {
+            **body,
+            "max_tokens": most,
+            "stream": False,
+            "kv_transfer_params": _params(_HAND_OVER, ask),
+        }
         prompt.pop("stream_options", None)
         if "max_completion_tokens" in prompt:
-            prompt["max_completion_tokens"] = 1
+            prompt["max_completion_tokens"] = most
         call = self._begin("prefill", ask.backend)
         try:
             try:
-                status, raw = await self._whole(
+                answer, raw = await self._whole(
                     ask.backend, path, prompt, headers_in(call.span, headers), until=min(ask.until, ends_at)
                 )
             except OSError as error:
                 return _failure(error, call, ends_at)
-            if status != 200:
-                return _refusal(status, raw, call)
+            if answer.status != 200:
+                return _refusal(answer, raw, call)
             hand_over = _json_object(raw).get("kv_transfer_params")
             if not isinstance(hand_over, dict) or not hand_over.get("do_remote_prefill"):
                 return Lost(what=f"{ask.backend.name} answered without kv_transfer_params")
@@ -126,11 +148,24 @@ class Backends:
             call.end()
 
     async def decode(
-        self, ask: AskDecode, path: str, body: Mapping[str, Any], headers: dict[str, str], ends_at: float
+        self,
+        ask: AskDecode,
+        path: str,
+        body: Mapping[str, Any],
+        headers: dict[str, str],
+        ends_at: float,
+        *,
+        tells_tokens: bool = False,
     ) -> Upstream | Event:
-        """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none."""
+        """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none.
+
+        With `tells_tokens` it is asked to put the ids of its tokens into a stream.
+        """
         is_stream = bool(body.get("stream"))
-        request = {**body, "kv_transfer_params": ask.hand_over}
+        params = _params(ask.hand_over or {}, ask)
+        request = {**body, "kv_transfer_params": params} if params else body
+        if tells_tokens:
+            headers = {**headers, IDS_HEADER: "1"}
         answer: Answer | None = None
         outcome: Upstream | Event | None = None
         call = self._begin("decode", ask.backend)
@@ -141,9 +176,9 @@ class Backends:
             if answer.status == 200:
                 first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
                 answer.wait_until(ends_at)
-                outcome = Upstream(call, answer, first) if first else Lost(what="an empty answer")
+                outcome = Upstream(call, answer, first, ends_at) if first else Lost(what="an empty answer")
             else:
-                outcome = _refusal(answer.status, await answer.read(MOST_ANSWER_BYTES), call)
+                outcome = _refusal(answer, await answer.read(MOST_ANSWER_BYTES), call)
         except OSError as error:
             outcome = _failure(error, call, ends_at)
         finally:
@@ -163,14 +198,14 @@ class Backends:
             log.info("the KV at %s waits for its lease to end: %s", backend.name, error)
 
     def _begin(self, role: str, backend: Backend) -> _Call:
-        return _Call(backend, self._spans.of_call(role, backend), self.open_streams)
+        return _Call(backend, self._spans.of_call(role, backend))
 
     async def _whole(
         self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
-    ) -> tuple[int, bytes]:
+    ) -> tuple[Answer, bytes]:
         answer = await self._post(backend, path, body, headers, until=until)
         try:
-            return answer.status, await answer.read(MOST_ANSWER_BYTES)
+            return answer, await answer.read(MOST_ANSWER_BYTES)
         finally:
             answer.close()
 
@@ -183,41 +218,51 @@ class Backends:
 
 
 class _Call:
-    """One open stream to a backend, and its span."""
+    """An inquiry at a backend, and its span."""
 
-    __slots__ = ("_open_streams", "backend", "span")
+    __slots__ = ("backend", "span")
 
-    def __init__(self, backend: Backend, span: trace.Span, open_streams: Counter[str]) -> None:
+    def __init__(self, backend: Backend, span: trace.Span) -> None:
         self.backend = backend
         self.span = span
-        self._open_streams = open_streams
-        open_streams[backend.name] += 1
 
     def end(self) -> None:
         """It is over."""
-        self._open_streams[self.backend.name] -= 1
-        if not self._open_streams[self.backend.name]:
-            del self._open_streams[self.backend.name]
         # a span that stands for the request's own is not ours to end, and not recording
         if self.span.is_recording():
             self.span.end()
 
 
-def _refusal(status: int, raw: bytes, call: _Call) -> Event:
+def _params(params: Mapping[str, Any], ask: AskPrefill | AskDecode) -> Mapping[str, Any]:
+    """kv_transfer_params, with what the client has of the answer."""
+    return {**params, RESUMED: ask.resumed} if ask.resumed else params
+
+
+def _refusal(answer: Answer, raw: bytes, call: _Call) -> Event:
     """What a status other than 200 means for the request."""
+    status = answer.status
     call.span.set_attribute("http.response.status_code", status)
     if status == 429:
-        return Refused(cause="busy")
+        return Refused(cause="busy", retry_after=_retry_after(answer.headers))
     error = _json_object(raw).get("error")
     code = error.get("code") if isinstance(error, dict) else None
     if status == 503 and code == TRANSFER_FAILED:
         return TransferFailed(what=f"{call.backend.name} could not pull the KV")
     if status == 503:
-        return Refused(cause="unavailable")
+        return Refused(cause="unavailable", retry_after=_retry_after(answer.headers))
     if 400 <= status < 500 and status != 408:
         return Rejected(status=status, body=raw)
     call.span.set_status(Status(StatusCode.ERROR))
     return Lost(what=f"{call.backend.name} answered {status}")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds after which the server wants to be asked again; the milliseconds say it more exactly."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "")
+        if text.isascii() and text.isdigit():
+            return min(int(text[:9]) * unit, MOST_RETRY_AFTER_SECONDS)
+    return None
 
 
 def _failure(error: OSError, call: _Call, ends_at: float) -> Event:

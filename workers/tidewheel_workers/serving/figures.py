@@ -86,18 +86,21 @@ class Sample:
 def take_sample(metrics: Iterable[Metric], at: float) -> Sample:
     """What a registry shows now."""
     sums: dict[str, float] = {}
-    buckets: dict[str, list[tuple[float, float]]] = {}
+    buckets: dict[str, dict[float, float]] = {}
     for metric in metrics:
         for sample in metric.samples:
             name = sample.name.removeprefix(_PREFIX)
             if name.endswith("_bucket"):
-                buckets.setdefault(name, []).append((float(sample.labels["le"]), sample.value))
+                of_one = buckets.setdefault(name, {})
+                bound = float(sample.labels["le"])
+                of_one[bound] = of_one.get(bound, 0.0) + sample.value
             elif name != "inquiries_total" or sample.labels["outcome"] == "busy":
                 sums[name] = sums.get(name, 0.0) + sample.value
 
     def distribution(name: str) -> Distribution:
         return Distribution(
-            buckets=tuple(sorted(buckets.get(f"{name}_bucket", ()))), total=sums.get(f"{name}_sum", 0.0)
+            buckets=tuple(sorted(buckets.get(f"{name}_bucket", {}).items())),
+            total=sums.get(f"{name}_sum", 0.0),
         )
 
     return Sample(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import random
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +12,7 @@ from opentelemetry import metrics, trace
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.telemetry import GenAiInstruments, configure_logging, gen_ai_attributes, is_sent
 from tidewheel_workers.serving.admission import Admission
 from tidewheel_workers.serving.api_keys import ApiKeys
@@ -22,6 +22,7 @@ from tidewheel_workers.serving.errors import ApiError
 from tidewheel_workers.serving.exchange import Exchange
 from tidewheel_workers.serving.family import Member
 from tidewheel_workers.serving.figures import SAMPLE_SECONDS, History, figures, take_sample
+from tidewheel_workers.serving.forwarder import Forwarder
 from tidewheel_workers.serving.forwarding import LATE_CODES
 from tidewheel_workers.serving.front import Front, Route
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
@@ -39,7 +40,7 @@ from tidewheel_workers.serving.openai_api import (
 from tidewheel_workers.serving.page import FIGURES, page_files
 from tidewheel_workers.serving.process import log_level, reporting, run
 from tidewheel_workers.serving.replies import Reply, usage_of
-from tidewheel_workers.serving.routes import routes_file, usable_groups
+from tidewheel_workers.serving.routes import routes_file
 from tidewheel_workers.serving.service import Readiness
 from tidewheel_workers.serving.settings import GatewaySettings
 from tidewheel_workers.serving.spans import Spans
@@ -77,17 +78,20 @@ class Gateway:
         self.registry = CollectorRegistry()
         self.spans = Spans()
         self.backends = Backends(self.spans)
-        self.random = random.Random()  # noqa: S311 - spreads load
+        self.forwarder = Forwarder(
+            settings, processes=1 if member is None else processes(settings.gateway_processes)
+        )
         self._routes = routes_file(settings.routes_file)
-        self._seen_routes: Routes | None = None
-        self._groups: tuple[RouteGroup, ...] = ()
         self._keys = ApiKeys(settings.api_keys_file, key_use)
         self._open = 0
         self._draining_since: float | None = None
         self._created = int(time.time())
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = GatewayMetrics(
-            self.registry, open_requests=lambda: self._open, groups=lambda: len(self.groups)
+            self.registry,
+            open_requests=lambda: self._open,
+            groups=lambda: len(self.groups),
+            waiting=lambda: self.forwarder.dispatch.waiting,
         )
         self._admission = Admission(self._keys, self.metrics)
         self._history = History()
@@ -98,10 +102,7 @@ class Gateway:
     @property
     def groups(self) -> tuple[RouteGroup, ...]:
         """The groups that requests may be sent to now."""
-        if self._routes.current is not self._seen_routes:
-            self._seen_routes = self._routes.current
-            self._groups = usable_groups(self._seen_routes)
-        return self._groups
+        return self.forwarder.groups
 
     def listener(self, open_requests: OpenRequests) -> Front:
         """As in `Service`."""
@@ -111,7 +112,7 @@ class Gateway:
             open_requests,
             spans=self.spans,
             member=self._member,
-            on_refusal=lambda status: self.metrics.request(str(status)).inc(),
+            on_refusal=lambda status: self.metrics.request(str(status), DEFAULT_SCENARIO).inc(),
         )
 
     def routes(self) -> Sequence[Route]:
@@ -138,7 +139,7 @@ class Gateway:
         """As in `Service`: keep routes and keys fresh until cancelled."""
         del fail
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._routes.watch(_say))
+            tasks.create_task(self._routes.watch(self._follow))
             if self._keys.file is not None:
                 tasks.create_task(self._keys.file.watch(self._use_keys))
             if self.settings.page == "Enabled":
@@ -170,6 +171,7 @@ class Gateway:
 
     async def close(self) -> None:
         """As in `Service`."""
+        self.forwarder.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.backends.close()
 
@@ -187,10 +189,12 @@ class Gateway:
             body = read_json_object(request.body)
             # what a client says of KV is not for our servers
             body.pop("kv_transfer_params", None)
-            parsed = read_request(request.path, body, served_model=self.settings.model_name)
+            parsed = read_request(
+                request.path, body, served_model=self.settings.model_name, aliases=self.forwarder.aliases
+            )
             visit = self._admission.admit(key, body, parsed, began)
         except ApiError as error:
-            self.metrics.request(str(error.status)).inc()
+            self.metrics.request(str(error.status), DEFAULT_SCENARIO).inc()
             raise
         labels = gen_ai_attributes(
             operation="chat" if request.path == CHAT else "text_completion", request_model=parsed.model
@@ -222,6 +226,11 @@ class Gateway:
             visit.end(status, time.monotonic(), prompt_tokens=tokens[0], output_tokens=tokens[1])
             self._observe(exchange, began, labels, error_code, status)
 
+    def _follow(self, routes: Routes) -> None:
+        """Forward as the operator says now."""
+        self.forwarder.follow(routes)
+        log.info("routes %s: %d groups", routes.digest(), len(routes.groups))
+
     def _exchange(
         self, caller: Caller, body: dict[str, Any], parsed: ChatRequest | CompletionRequest
     ) -> Exchange | Together:
@@ -238,16 +247,16 @@ class Gateway:
         status: str,
     ) -> None:
         taken = time.monotonic() - began
-        self.metrics.request(status).inc()
+        self.metrics.request(status, exchange.scenario).inc()
         self.metrics.duration.observe(taken)
         if error_code:
             labels = labels | {"error.type": error_code}
             trace.get_current_span().set_attribute("error.type", error_code)
         if error_code in LATE_CODES:
-            self.metrics.early_terminations.labels(error_code).inc()
+            self.metrics.early_terminations.labels(error_code, exchange.scenario).inc()
         first = exchange.first_token_seconds
         if first is not None:
-            self.metrics.ttft.observe(first)
+            self.metrics.first_token(exchange.scenario).observe(first)
         if self.gen_ai is not None:
             self.gen_ai.server_request_duration.record(taken, labels)
             if first is not None:
@@ -280,18 +289,15 @@ class Gateway:
 
     async def _models(self, incoming: Incoming) -> Response:
         self._keys.check(incoming.request.headers.get("authorization"))
-        return Response.of_json(models(self.settings.model_name, created=self._created))
+        names = (self.settings.model_name, *sorted(self.forwarder.aliases))
+        return Response.of_json(models(*names, created=self._created))
 
     async def _model(self, incoming: Incoming) -> Response:
         self._keys.check(incoming.request.headers.get("authorization"))
         name = incoming.request.path.removeprefix("/v1/models/")
-        if name != self.settings.model_name:
+        if name != self.settings.model_name and name not in self.forwarder.aliases:
             raise unknown_model(name, served=self.settings.model_name)
         return Response.of_json(models(name, created=self._created)["data"][0])
-
-
-def _say(routes: Routes) -> None:
-    log.info("routes %s: %d groups", routes.digest(), len(routes.groups))
 
 
 def main() -> None:

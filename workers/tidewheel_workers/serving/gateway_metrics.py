@@ -45,10 +45,19 @@ class GatewayMetrics:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, *, open_requests: Callable[[], float], groups: Callable[[], float]
+        self,
+        registry: CollectorRegistry,
+        *,
+        open_requests: Callable[[], float],
+        groups: Callable[[], float],
+        waiting: Callable[[], float],
     ) -> None:
+        # scenarios are bounded: they are those that the routes name
         self.requests = Counter(
-            "tidewheel_gateway_requests", "Requests ended, by status code.", ["code"], registry=registry
+            "tidewheel_gateway_requests",
+            "Requests ended, by status code and scenario.",
+            ["code", "scenario"],
+            registry=registry,
         )
         self.inquiries = Counter(
             "tidewheel_gateway_inquiries",
@@ -64,13 +73,28 @@ class GatewayMetrics:
         )
         self.early_terminations = Counter(
             "tidewheel_gateway_early_terminations",
-            "Requests ended because their time for the first token was over.",
-            ["reason"],
+            "Requests ended because their time for the first token was over, or would have been.",
+            ["reason", "scenario"],
             registry=registry,
         )
         self.interrupted = Counter(
             "tidewheel_gateway_interrupted_streams",
-            "Streams that ended by an error after they had begun.",
+            "Streams that ended by an error, or by the default text, after they had begun.",
+            registry=registry,
+        )
+        self.resumed = Counter(
+            "tidewheel_gateway_resumed_streams",
+            "Times that a stream went on with another decode.",
+            registry=registry,
+        )
+        self.refused_seconds = Counter(
+            "tidewheel_gateway_refused_inquiry_seconds",
+            "Seconds that inquiries took which prefills refused.",
+            registry=registry,
+        )
+        self.prefilled_by_decodes = Counter(
+            "tidewheel_gateway_prompts_to_decodes",
+            "Short prompts that decodes computed as all prefills were busy.",
             registry=registry,
         )
         self.key_requests = Counter(
@@ -94,6 +118,7 @@ class GatewayMetrics:
         self.ttft = Histogram(
             "tidewheel_gateway_time_to_first_token_seconds",
             "From arrival to the first bytes of the answer, streams only.",
+            ["scenario"],
             registry=registry,
             buckets=_TTFT,
         )
@@ -116,13 +141,21 @@ class GatewayMetrics:
             "tidewheel_gateway_open_streams", "Requests that are being answered.", registry=registry
         ).set_function(open_requests)
         Gauge(
+            "tidewheel_gateway_waiting_requests", "Requests that wait for a prefill.", registry=registry
+        ).set_function(waiting)
+        Gauge(
             "tidewheel_gateway_groups", "Groups that requests may be sent to.", registry=registry
         ).set_function(groups)
 
     @cache  # noqa: B019 - one for each process, for as long as it lives
-    def request(self, code: str) -> Counter:
-        """Requests that ended with this status code."""
-        return self.requests.labels(code)
+    def request(self, code: str, scenario: str) -> Counter:
+        """Requests of this scenario that ended with this status code."""
+        return self.requests.labels(code, scenario)
+
+    @cache  # noqa: B019
+    def first_token(self, scenario: str) -> Histogram:
+        """Times to the first token in this scenario."""
+        return self.ttft.labels(scenario)
 
     @cache  # noqa: B019
     def inquiry(self, role: str, outcome: str) -> Counter:

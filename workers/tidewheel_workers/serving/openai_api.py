@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -335,7 +336,11 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
 
 
 def read_request(
-    endpoint: str, body: dict[str, Any], *, served_model: str
+    endpoint: str,
+    body: dict[str, Any],
+    *,
+    served_model: str,
+    aliases: AbstractSet[str] = frozenset(),
 ) -> ChatRequest | CompletionRequest:
     """A request for that endpoint.
 
@@ -346,7 +351,7 @@ def read_request(
         request = REQUESTS[endpoint].model_validate(body)
     except ValidationError as error:
         raise _to_api_error(error) from error
-    if request.model != served_model:
+    if request.model != served_model and request.model not in aliases:
         raise unknown_model(request.model, served=served_model)
     return request
 

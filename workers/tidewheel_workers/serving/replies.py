@@ -30,6 +30,10 @@ class Outlet(Protocol):
     def status(self) -> int:
         """The status that it began with."""
 
+    @property
+    def is_under_pressure(self) -> bool:
+        """Whether the client is too slow to take more for now."""
+
     def write(self, data: bytes) -> None:
         """Send this; it never waits."""
 
@@ -114,6 +118,11 @@ class WatchedStream:
     def on_pressure(self, told: Pressure | None) -> None:
         self._stream.on_pressure = told
 
+    @property
+    def is_under_pressure(self) -> bool:
+        """As in `Outlet`."""
+        return self._stream.is_under_pressure
+
     def write(self, data: bytes) -> None:
         """As in `Outlet`."""
         if tokens := self._meter.saw(data, time.monotonic()):
@@ -168,6 +177,11 @@ class Part:
         self.status = status
         self._parts.begin(headers, status)
         return self
+
+    @property
+    def is_under_pressure(self) -> bool:
+        """As in `Outlet`."""
+        return self._parts.outlet is not None and self._parts.outlet.is_under_pressure
 
     def write(self, data: bytes) -> None:
         """As in `Outlet`."""

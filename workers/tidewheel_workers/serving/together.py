@@ -33,6 +33,7 @@ class Together:
         self._exchanges = [
             Exchange(gateway, part, one) for part, one in zip(self._parts.all, bodies, strict=True)
         ]
+        self.scenario = self._exchanges[0].scenario
         self.error: ApiError | None = None
 
     @property
