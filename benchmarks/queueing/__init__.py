@@ -1,0 +1,1 @@
+"""What `benchmarks/forwarding.py` compares: services of real processes, the local queues, and the load."""
