@@ -164,7 +164,7 @@ async def test_when_all_slots_stay_taken_the_request_ends_at_its_deadline(tmp_pa
         directory=tmp_path,
         source=SLOW,
         environment={"TIDEWHEEL_SLOTS": "1"},
-        gateway_environment={"TIDEWHEEL_TTFT_DEADLINE_SECONDS": "0.5"},
+        gateway_environment={"TIDEWHEEL_TTFT_DEADLINE_SECONDS": "2"},
     ) as service:
         async with service.client() as client:
             stream, _ = await begin(client)
