@@ -8,13 +8,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidewheel.api.manifest import Manifest
+from tidewheel.api.meta import ANNOTATION_PUBLISHED
 
 #: Fields that tell the items of a list apart, the more telling ones first.
 _IDENTITIES = ("mountPath", "devicePath", "containerPort", "port", "uid", "type", "key", "name")
 
 
 def digest_of(manifest: Manifest) -> str:
-    """A short digest of what would be applied; equal for equal manifests whatever the order of their keys."""
+    """A short digest of what would be applied; equal for equal manifests whatever the order of their keys.
+
+    When something was published is no part of it. Until it is, each plan says "now", and a write that was refused
+    would look like another one every time and be sent again at once.
+    """
+    annotations = manifest.get("metadata", {}).get("annotations", {})
+    if ANNOTATION_PUBLISHED in annotations:
+        lasting = {key: value for key, value in annotations.items() if key != ANNOTATION_PUBLISHED}
+        manifest = manifest | {"metadata": manifest["metadata"] | {"annotations": lasting}}
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

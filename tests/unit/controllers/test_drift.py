@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tidewheel.api.meta import ANNOTATION_PUBLISHED
 from tidewheel.controllers.drift import differences, digest_of
 
 
@@ -65,3 +66,14 @@ def test_differences(wanted, live, want):
 def test_the_digest_depends_on_the_content_and_not_on_its_order():
     assert digest_of({"a": 1, "b": [1, 2]}) == digest_of({"b": [1, 2], "a": 1})
     assert digest_of({"b": [1, 2]}) != digest_of({"b": [2, 1]})
+
+
+def test_the_digest_does_not_depend_on_the_moment_of_publication():
+    def published(at: str, **data: str) -> dict[str, object]:
+        return {
+            "metadata": {"name": "m", "annotations": {ANNOTATION_PUBLISHED: at, "a": "b"}},
+            "data": data,
+        }
+
+    assert digest_of(published("09:00", k="1")) == digest_of(published("09:01", k="1"))
+    assert digest_of(published("09:00", k="1")) != digest_of(published("09:00", k="2"))
