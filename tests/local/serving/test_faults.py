@@ -118,7 +118,7 @@ async def test_noise_on_the_kv_port_is_counted_and_survived(service):
     for noise in (
         b"GET / HTTP/1.0\r\n\r\n",
         os.urandom(4096),
-        b"TWKV\x01\x03\x00\x00" + b"\xff" * 12,
+        b"TWKV\x02\x03\x00\x00" + b"\xff" * 12,
         b"TWKV",
     ):
         with socket.create_connection((target.host, 7001)) as connection:

@@ -8,11 +8,11 @@ import threading
 from contextlib import aclosing
 
 import pytest
+from tests.unit.serving.group import buffer_of, prefilled
 
 from tidewheel_workers.llm.errors import PromptTooLong, RequestFailed
 from tidewheel_workers.serving.engine import Failed, Prefilled, Prompt, Sampling
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop
-from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.stand_in import StandInEngine
 
 
@@ -74,8 +74,8 @@ def prompt(name: str, text: str, **sampling) -> Prompt:
 
 
 async def computed(loop: EngineLoop, asked: Prompt) -> Prefilled:
-    sink = KVBuffer.for_tokens(loop.engine.identity.kv, asked.kv_tokens)
-    return sink.filled(await loop.compute(asked, sink))
+    sink = buffer_of(asked.kv_tokens)
+    return prefilled(sink, await loop.compute(asked, sink))
 
 
 async def test_requests_are_answered_side_by_side_each_with_its_own_tokens(start):
@@ -209,3 +209,37 @@ async def test_an_engine_that_breaks_ends_every_request_and_says_so(start):
     assert str(loop.failures[0]) == "device lost"
     with pytest.raises(EngineFailed, match="device lost"):
         await answer(loop, "later", "hello")
+
+
+async def test_what_is_to_be_done_after_the_engines_calls_is_done_after_them(start):
+    loop = start(Slow())
+    done = []
+    submitting = asyncio.create_task(computed(loop, prompt("a", "hello")))
+    await asyncio.sleep(0)
+    loop.after_calls(lambda: done.append(1))
+    await asyncio.sleep(0.02)
+    assert done == []
+    loop.engine.go_on.set()
+    await submitting
+    assert done == [1]
+
+
+async def test_a_broken_engine_holds_nothing_back(start):
+    loop = start(Broken())
+    done = []
+    with pytest.raises(EngineFailed):
+        await computed(loop, prompt("a", "hello"))
+    loop.after_calls(lambda: done.append(1))
+    assert done == [1]
+
+
+async def test_whoever_computes_is_told_when_the_engine_has_the_prompt(start):
+    loop, told = start(StandInEngine()), []
+
+    async def taken() -> None:
+        told.append(1)
+
+    await loop.compute(prompt("a", "hello"), buffer_of(5), taken=taken)
+    with pytest.raises(PromptTooLong):
+        await loop.compute(prompt("b", "x" * 4000), buffer_of(4000), taken=taken)
+    assert told == [1]

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import pytest
 import torch
 from tests.unit.llm.recalling import CONFIG, POISON, Letters, Recalling
+from tests.unit.serving.group import buffer_of, prefilled
 
 from tidewheel_workers.llm.engine import EngineLimits
 from tidewheel_workers.llm.errors import PromptTooLong, RequestFailed
@@ -17,7 +18,6 @@ from tidewheel_workers.llm.loading import LoadedModel
 from tidewheel_workers.serving import torch_engine
 from tidewheel_workers.serving.engine import Failed, First, Logprob, Prompt, Sampling
 from tidewheel_workers.serving.engine_loop import EngineLoop
-from tidewheel_workers.serving.kv_buffer import KVBuffer
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.torch_engine import TorchEngine
 
@@ -51,8 +51,8 @@ async def answer(loop: EngineLoop, asked: Prompt, prefill: EngineLoop | None = N
     """Tokens, texts, log-probabilities and the end of each choice; the prompt computed by another engine, if there is one."""
     computed = None
     if prefill is not None:
-        sink = KVBuffer.for_tokens(prefill.engine.identity.kv, asked.kv_tokens)
-        computed = sink.filled(await prefill.compute(asked, sink))
+        sink = buffer_of(asked.kv_tokens, prefill.engine.identity.kv)
+        computed = prefilled(sink, await prefill.compute(asked, sink))
     choices: dict[int, list] = {}
     async with aclosing(loop.generate(asked, computed)) as events:
         async for event in events:
@@ -85,8 +85,8 @@ async def test_answers_are_the_same_in_one_engine_and_in_two_whatever_runs_besid
 async def test_the_first_token_is_told_with_what_was_asked_for(start):
     prefill = start(engine())
     asked = prompt("a", choices=2)
-    sink = KVBuffer.for_tokens(prefill.engine.identity.kv, asked.kv_tokens)
-    await prefill.compute(prompt("before"), KVBuffer.for_tokens(prefill.engine.identity.kv, 5))
+    sink = buffer_of(asked.kv_tokens, prefill.engine.identity.kv)
+    await prefill.compute(prompt("before"), buffer_of(5, prefill.engine.identity.kv))
     computed = await prefill.compute(asked, sink)
     assert computed.cached_tokens == 4
     assert len(computed.first) == 2

@@ -13,7 +13,10 @@ from tidewheel.controllers.metrics import ControllerMetrics
 from tidewheel.telemetry import GenAiInstruments, configure
 from tidewheel_workers.serving.engine import EngineLoad
 from tidewheel_workers.serving.gateway_metrics import GatewayMetrics
+from tidewheel_workers.serving.kv_arena import KVArena
+from tidewheel_workers.serving.kv_queue import TransferQueue
 from tidewheel_workers.serving.metrics import KVMetrics, WorkerMetrics
+from tidewheel_workers.serving.stand_in import StandInEngine
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 
@@ -58,7 +61,9 @@ def test_the_workers_metrics():
     metrics.watch(running=lambda: 0, waiting=lambda: 0, kv_usage=lambda: 0)
     metrics.watch_engine(lambda: EngineLoad(prefix_queries=9, prefix_hits=4, preemptions=1))
     metrics.watch_slots(used=lambda: 0, total=1)
-    KVMetrics(registry, role="prefill")
+    kv = KVMetrics(registry, role="decode")
+    kv.watch_arena(KVArena(StandInEngine.identity.kv, buffers=1, tokens=1))
+    kv.watch_queue(TransferQueue(most_running=1, most_waiting=1))
 
     assert types(section("Prefill and decode")) == shown(registry)
     labels = {"model_name": "m", "engine": "0"}

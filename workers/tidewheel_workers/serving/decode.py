@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from opentelemetry import metrics, trace
-from pydantic import ValidationError
 
 from tidewheel.telemetry import GenAiInstruments, gen_ai_attributes
 from tidewheel_workers.llm.errors import RequestError
 from tidewheel_workers.serving.engine import Prompt
 from tidewheel_workers.serving.engine_loop import EngineFailed
-from tidewheel_workers.serving.errors import ApiError, invalid, unavailable
+from tidewheel_workers.serving.errors import ApiError, busy, unavailable
 from tidewheel_workers.serving.http_server import REQUEST_ID
 from tidewheel_workers.serving.kv_client import KVClient
-from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, HandOver, TransferFailed
+from tidewheel_workers.serving.kv_params import decode_asked
+from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, TransferFailed, TransfersBusy
 from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint, sse
 from tidewheel_workers.serving.process import run
-from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED, id_line, resumed_tokens
+from tidewheel_workers.serving.resumed import IDS_HEADER, id_line, resumed_tokens
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
+from tidewheel_workers.serving.start_errors import cannot_reserve
 from tidewheel_workers.serving.worker import Worker, translate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from tidewheel_workers.serving.engine import Generated, Prefilled, ServingEngine
+    from tidewheel_workers.serving.engine import Generated, ServingEngine
+    from tidewheel_workers.serving.kv_transport import HandOver, Received
     from tidewheel_workers.serving.membership import Membership
     from tidewheel_workers.serving.openai_api import ChatRequest, CompletionRequest
 
@@ -56,22 +58,45 @@ class DecodeServer(Worker):
         )
 
     def connect(self, engine: ServingEngine, membership: Membership) -> KVClient:
-        """Pull KV from prefills."""
-        self._kv = KVClient(
-            membership,
-            engine.identity.kv,
-            self.kv_metrics,
-            timeout_seconds=self.settings.kv_timeout_seconds,
-        )
+        """Pull KV from prefills.
+
+        Raises:
+            CannotStart: there is no room for the buffers.
+        """
+        settings = self.settings
+        # layer by layer, a transfer is as long as its prompt's computation: it takes a thread, but not the wire
+        transfers = settings.slots if settings.kv_mode == "PerLayer" else settings.kv_transfers
+        try:
+            self._kv = KVClient(
+                membership,
+                engine.identity.kv,
+                self.kv_metrics,
+                # every request here holds a slot, so that none ever waits for a buffer
+                buffers=settings.slots,
+                max_tokens=engine.max_context,
+                timeout_seconds=settings.kv_timeout_seconds,
+                most_transfers=transfers,
+                most_waiting=settings.kv_waiting,
+            )
+        except OSError as error:
+            size = engine.identity.kv.bytes_for(engine.max_context)
+            raise cannot_reserve(error, size, settings.slots) from error
         return self._kv
+
+    async def close(self) -> None:
+        """As in `Service`."""
+        if self._kv is not None:
+            self._kv.close()
+        await super().close()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """Answer whole or as a stream. A client that leaves ends its request at once."""
         began = time.monotonic()
         engine, parsed = await self.read(request)
-        hand_over, resumed = _hand_over(parsed), resumed_tokens(parsed.kv_transfer_params)
+        asked, resumed = decode_asked(parsed), resumed_tokens(parsed.kv_transfer_params)
         # every choice is a sequence of its own in the engine's batch
         slot = self.take_slot(parsed.choices)
+        received: Received | None = None
         try:
             tokens = await self.encode(engine, parsed)
             # the client chooses the request's id, so it is not fit to be the engine's
@@ -82,7 +107,8 @@ class DecodeServer(Worker):
                 choices=parsed.choices,
                 resumed=resumed,
             )
-            computed = await self._computed(hand_over)
+            received = await self._received(asked)
+            computed = received.computed if received is not None else None
             if computed is None:
                 self.metrics.prompt_tokens.inc(len(tokens))
             answer = Answer(
@@ -102,6 +128,8 @@ class DecodeServer(Worker):
                 async with aclosing(events):
                     # nothing is sent before the engine took the request
                     first = await anext(events)
+                    if received is not None:
+                        received.free()
                     if parsed.stream:
                         return await _stream(request, parsed, answer, first, events)
                     answer.add(first)
@@ -116,18 +144,24 @@ class DecodeServer(Worker):
             self.metrics.refused(error.reason)
             log.warning("the KV of request %s did not come: %s", request[REQUEST_ID], error)
             raise unavailable(TRANSFER_FAILED, f"the prompt's KV did not come: {error}") from error
+        except TransfersBusy as error:
+            self.metrics.refused("transfers_busy")
+            raise busy(str(error)) from error
         finally:
+            if received is not None:
+                # an admission that was cancelled may be reading it now
+                engine.after_calls(received.free)
             slot.free()
 
     @property
     def _running(self) -> int:
         return self.engine.load.running if self.engine is not None else 0
 
-    async def _computed(self, hand_over: HandOver | None) -> Prefilled | None:
+    async def _received(self, asked: HandOver | None) -> Received | None:
         """The prompt as a prefill computed it; None when it is to be computed here."""
-        if hand_over is None or self._kv is None:
+        if asked is None or self._kv is None:
             return None
-        return await self._kv.fetch(hand_over)
+        return await self._kv.fetch(asked)
 
     async def _timed(
         self, events: AsyncGenerator[Generated], began: float, answer: Answer
@@ -164,22 +198,6 @@ class DecodeServer(Worker):
                 answer.prompt_tokens, labels | {"gen_ai.token.type": "input"}
             )
             self._gen_ai.client_token_usage.record(tokens, labels | {"gen_ai.token.type": "output"})
-
-
-def _hand_over(parsed: ChatRequest | CompletionRequest) -> HandOver | None:
-    given = parsed.kv_transfer_params
-    if not given or not given.keys() - {RESUMED}:
-        return None
-    try:
-        return HandOver.model_validate(given)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, fault["loc"]))
-        raise invalid(
-            "invalid_value",
-            f"kv_transfer_params.{name}: {fault['msg']}; they must be those of a prefill's answer",
-            f"kv_transfer_params.{name}",
-        ) from error
 
 
 async def _stream(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,8 +87,29 @@ class EngineLoop:
         self._calls.put((work, future))
         return await future
 
-    async def compute(self, prompt: Prompt, sink: KVSink) -> Computed:
+    def after_calls(self, then: Callable[[], None]) -> None:
+        """Do something here when the engine has done all that was asked of it before, or is broken."""
+
+        def settled(future: asyncio.Future[None]) -> None:
+            future.exception()  # a broken engine uses nothing any more, which is as good
+            then()
+
+        if self._failure is not None:
+            then()
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        future.add_done_callback(settled)
+        self._calls.put((lambda _: None, future))
+
+    async def compute(
+        self, prompt: Prompt, sink: KVSink, *, taken: Callable[[], Awaitable[None]] | None = None
+    ) -> Computed:
         """Compute a prompt into a sink; a caller that is cancelled takes the prompt back.
+
+        Args:
+            prompt: what to compute.
+            sink: where its KV goes.
+            taken: awaited when the engine has taken the prompt, while it computes.
 
         Raises:
             EngineFailed: the engine broke.
@@ -96,6 +117,8 @@ class EngineLoop:
         """
         async with self._happenings(prompt.request_id) as happenings:
             await self.call(lambda engine: engine.submit(prompt, sink))
+            if taken is not None:
+                await taken()
             async for event in happenings:
                 if isinstance(event, Computed):
                     return event

@@ -9,13 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidewheel_workers.serving.engine import Prefilled
+    from tidewheel_workers.serving.engine import Computed, Prefilled
+    from tidewheel_workers.serving.kv_buffer import GivenUp, KVBuffer
 
+
+#: How KV goes over: when the whole prompt is computed, layer by layer while it is, or afterwards in a message for each block of
+#: each plane, which is the baseline that the other two are measured against.
+KVMode = Literal["Whole", "PerLayer", "Blocks"]
 
 #: The error code of a decode that could not get the KV: the gateway has the prompt computed again.
 TRANSFER_FAILED = "kv_transfer_failed"
 #: Where a prefill is told, with a HandOver as the body, that nobody will fetch this KV.
 RELEASE_PATH = "/kv/release"
+#: In the head of a prefill's answer, when it was asked to tell early: the HandOver as JSON.
+HAND_OVER_HEADER = "x-tidewheel-hand-over"
 
 
 class HandOver(BaseModel):
@@ -44,22 +51,59 @@ class TransferFailed(Exception):
         self.reason = reason
 
 
+class TransfersBusy(Exception):
+    """So many transfers wait already that one more is refused; nothing was asked of the prefill."""
+
+
+class KVOffer(Protocol):
+    """A prompt's KV that one decode may fetch, from before it is computed if the transport can."""
+
+    @property
+    def hand_over(self) -> HandOver:
+        """What the decode needs to know."""
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Have this called when the offer ends, however that comes."""
+
+    def finish(self, end: Computed | GivenUp) -> None:
+        """The prompt is computed, or will not be: a decode that fetches already is told so."""
+
+
 class KVSender(Protocol):
     """Prefill's end."""
 
-    def offer(self, computed: Prefilled, *, on_release: Callable[[], None]) -> HandOver:
-        """Hold a prompt's KV until it was fetched and released, is withdrawn, or its lease ends."""
+    def reserve(self, tokens: int, *, on_free: Callable[[], None]) -> KVBuffer:
+        """Memory that this transport can send from, held once by the caller.
+
+        Raises:
+            NoBuffer: there is none.
+        """
+
+    def offer(self, buffer: KVBuffer) -> KVOffer:
+        """Hold it until it was fetched and released, is withdrawn, or a lease ends that begins when it is computed."""
 
     def withdraw(self, hand_over: HandOver) -> bool:
         """Give an offer up; False when there is none, or the bearer is wrong."""
 
 
+class Received(Protocol):
+    """A prompt's KV that came."""
+
+    @property
+    def computed(self) -> Prefilled:
+        """What an engine admits; its memory is there until `free`."""
+
+    def free(self) -> None:
+        """The engine has taken it over. A second call changes nothing."""
+
+
 class KVReceiver(Protocol):
     """Decode's end."""
 
-    async def fetch(self, hand_over: HandOver) -> Prefilled:
-        """Bring a prompt's KV here and let the sender release it.
+    async def fetch(self, hand_over: HandOver) -> Received:
+        """Bring a prompt's KV here and let the sender release it; cancelling frees both ends.
 
         Raises:
             TransferFailed: it cannot be had.
+            TransfersBusy: too many wait before it.
         """

@@ -1,9 +1,17 @@
 """The frames that prefill and decode exchange over TCP: their bytes and their checks, without sockets.
 
-    magic "TWKV" | version u8 | type u8 | reserved u16 | header bytes u32 | payload bytes u64 | header JSON | payload
+    magic "TWKV" | version u8 | type u8 | reserved u16 | header bytes u32 | payload bytes u64 | header | payload
 
-Numbers are big-endian. Only KV has a payload: raw bytes of [layers, 2, tokens, kv_heads, head_dim] in the sender's byte
-order, which HELLO names. What a frame claims is checked before memory is taken for it.
+Numbers are big-endian; a header is JSON, but for PART, where it is four numbers. A transfer is one exchange on a connection
+over which both ends said HELLO:
+
+    decode:  FETCH                                      RELEASE
+    prefill:        KV, PART ... PART, COMPLETE (or REFUSAL at any point of it)
+
+KV says how much will come. A PART's payload is its piece of [layers, 2, tokens, kv_heads, head_dim] as raw numbers in the
+sender's byte order, which HELLO names: one part when the prompt was computed before, one or more per layer while it is being
+computed, with COMPUTING in between when there is nothing to send yet. COMPLETE brings the first tokens. What a frame
+claims is checked before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -16,10 +24,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidewheel_workers.serving.engine import First, KVShape, Logprob
+from tidewheel_workers.serving.kv_parts import Part, Plane
 
 MAGIC = b"TWKV"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct(">4sBBHIQ")
+PART = struct.Struct(">HHBxxxII")  # layer, layers, plane, first token, tokens
 MOST_HEADER_BYTES = 64 * 1024
 #: A bound for what no sane model and prompt reach; the real one is what the receiver expects.
 MOST_PAYLOAD_BYTES = 1 << 40
@@ -81,16 +91,11 @@ class Truncated(WireError):
 
 
 class Frame(BaseModel):
-    """A frame's header; each subclass is one type."""
+    """A frame without a payload; each subclass is one type."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     type_number: ClassVar[int]
-
-    @property
-    def payload_bytes(self) -> int:
-        """The length that a payload must have."""
-        return 0
 
 
 class Hello(Frame):
@@ -153,7 +158,7 @@ class FirstToken(BaseModel):
 
 
 class KV(Frame):
-    """What Fetch asked for; the payload follows."""
+    """What Fetch asked for is going to be sent: so much of it, and what it looks like."""
 
     type_number = 3
 
@@ -163,19 +168,12 @@ class KV(Frame):
     kv_heads: int = Field(ge=1, le=1 << 12)
     head_dim: int = Field(ge=1, le=1 << 12)
     dtype: Literal["float32", "bfloat16", "float16"]
-    first: tuple[FirstToken, ...] = Field(min_length=1, max_length=128)
-    cached_tokens: int = Field(0, ge=0, le=1 << 24)
     traceparent: str | None = Field(None, max_length=256)
 
     @property
     def shape(self) -> KVShape:
         """The layout the header names."""
         return KVShape(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, dtype=self.dtype)
-
-    @property
-    def payload_bytes(self) -> int:
-        """As the header's numbers say."""
-        return self.shape.bytes_for(self.tokens)
 
 
 class Release(Frame):
@@ -195,24 +193,57 @@ class Refusal(Frame):
     message: str = Field(max_length=1024)
 
 
-FRAMES: dict[int, type[Frame]] = {frame.type_number: frame for frame in (Hello, Fetch, KV, Release, Refusal)}
+class Complete(Frame):
+    """Every part was sent, and this is what else the decode needs."""
+
+    type_number = 7
+
+    first: tuple[FirstToken, ...] = Field(min_length=1, max_length=128)
+    cached_tokens: int = Field(0, ge=0, le=1 << 24)
+
+
+class Computing(Frame):
+    """The prompt is still being computed, and the sender is alive."""
+
+    type_number = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFrame:
+    """Some of the keys and values follow as the payload."""
+
+    type_number: ClassVar[int] = 6
+
+    part: Part
+    payload_bytes: int
+
+
+AnyFrame = Frame | PartFrame
+FRAMES: dict[int, type[Frame] | type[PartFrame]] = {
+    frame.type_number: frame for frame in (Hello, Fetch, KV, Release, Refusal, PartFrame, Complete, Computing)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefix:
     """The fixed part of a frame, checked."""
 
-    frame: type[Frame]
+    frame: type[Frame] | type[PartFrame]
     header_bytes: int
     payload_bytes: int
 
 
-def encode(frame: Frame) -> bytes:
+def encode(frame: AnyFrame) -> bytes:
     """A frame's bytes up to its payload."""
+    if isinstance(frame, PartFrame):
+        part = frame.part
+        return PREFIX.pack(
+            MAGIC, VERSION, PartFrame.type_number, 0, PART.size, frame.payload_bytes
+        ) + PART.pack(part.layer, part.layers, part.plane, part.start, part.tokens)
     header = frame.model_dump_json(exclude_none=True).encode()
     if len(header) > MOST_HEADER_BYTES:
         raise HeaderTooLarge(f"a {type(frame).__name__} header of {len(header)} bytes cannot be sent")
-    return PREFIX.pack(MAGIC, VERSION, frame.type_number, 0, len(header), frame.payload_bytes) + header
+    return PREFIX.pack(MAGIC, VERSION, frame.type_number, 0, len(header), 0) + header
 
 
 def decode_prefix(raw: bytes) -> Prefix:
@@ -230,29 +261,36 @@ def decode_prefix(raw: bytes) -> Prefix:
         raise UnsupportedVersion(f"the peer speaks version {version} of the KV protocol, this is {VERSION}")
     if number not in FRAMES:
         raise UnknownFrame(f"frame type {number} does not exist in version {VERSION}")
+    kind = FRAMES[number]
     if header_bytes > MOST_HEADER_BYTES:
         raise HeaderTooLarge(f"a header of {header_bytes} bytes; the most is {MOST_HEADER_BYTES}")
-    if payload_bytes > (MOST_PAYLOAD_BYTES if FRAMES[number] is KV else 0):
-        raise BadPayload(f"a {FRAMES[number].__name__} frame claims {payload_bytes} bytes of payload")
-    return Prefix(frame=FRAMES[number], header_bytes=header_bytes, payload_bytes=payload_bytes)
+    if kind is PartFrame and header_bytes != PART.size:
+        raise BadHeader(f"a PartFrame header has {header_bytes} bytes; {PART.size} are right")
+    if payload_bytes > (MOST_PAYLOAD_BYTES if kind is PartFrame else 0):
+        raise BadPayload(f"a {kind.__name__} frame claims {payload_bytes} bytes of payload")
+    return Prefix(frame=kind, header_bytes=header_bytes, payload_bytes=payload_bytes)
 
 
-def decode_header(prefix: Prefix, raw: bytes) -> Frame:
-    """Read the header; its payload length is what the prefix said.
+def decode_header(prefix: Prefix, raw: bytes) -> AnyFrame:
+    """Read the header. Whether a part fits, and its payload's length with it, is for the receiver to judge.
 
     Raises:
-        WireError: the header is cut short, not this frame's, or speaks of another payload.
+        WireError: the header is cut short, or not this frame's.
     """
     if len(raw) != prefix.header_bytes:
         raise Truncated(f"{len(raw)} of {prefix.header_bytes} bytes of a header came")
+    if issubclass(prefix.frame, PartFrame):
+        return _decode_part(prefix, raw)
     try:
-        frame = prefix.frame.model_validate_json(raw)
+        return prefix.frame.model_validate_json(raw)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
         raise BadHeader(f"a {prefix.frame.__name__} header is wrong: {faults}") from error
-    if frame.payload_bytes != prefix.payload_bytes:
-        raise BadPayload(
-            f"a {prefix.frame.__name__} frame announces {prefix.payload_bytes} bytes; "
-            f"its header makes it {frame.payload_bytes}"
-        )
-    return frame
+
+
+def _decode_part(prefix: Prefix, raw: bytes) -> PartFrame:
+    layer, layers, plane, start, tokens = PART.unpack(raw)
+    if plane > Plane.BOTH:
+        raise BadHeader(f"a PartFrame header names plane {plane}; there are {[*map(int, Plane)]}")
+    part = Part(layer=layer, layers=layers, plane=Plane(plane), start=start, tokens=tokens)
+    return PartFrame(part=part, payload_bytes=prefix.payload_bytes)

@@ -141,6 +141,10 @@ class Membership:
                 return Refusal(reason=reason, message=message[:1024])
         return None
 
+    def connections(self, uid: str) -> int:
+        """How many stand to a peer."""
+        return self._connections[uid]
+
     def connected(self, uid: str) -> None:
         """A connection to a judged peer stands."""
         self._connections[uid] += 1

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tidewheel_workers.serving.engine import EngineLoad
+    from tidewheel_workers.serving.kv_arena import KVArena
+    from tidewheel_workers.serving.kv_queue import TransferQueue
 
 # vLLM's boundaries
 _TTFT = (
@@ -55,6 +57,20 @@ class KVMetrics:
             registry=registry,
             buckets=_TRANSFER,
         ).labels(**labels)
+        self.exposed = Histogram(
+            "tidewheel_kv_transfer_exposed_seconds",
+            "The part of a transfer that came after the prompt was computed.",
+            ["role"],
+            registry=registry,
+            buckets=_TRANSFER,
+        ).labels(**labels)
+        self.queue_seconds = Histogram(
+            "tidewheel_kv_transfer_queue_seconds",
+            "How long a transfer waited for others.",
+            ["role"],
+            registry=registry,
+            buckets=_TRANSFER,
+        ).labels(**labels)
         self.bytes = Counter(
             "tidewheel_kv_transfer_bytes", "Bytes of KV transferred.", ["role"], registry=registry
         ).labels(**labels)
@@ -64,6 +80,24 @@ class KVMetrics:
             ["reason"],
             registry=registry,
         )
+        self._registry = registry
+
+    def watch_arena(self, arena: KVArena) -> None:
+        """Read the buffers when someone asks for them."""
+        buffers = Gauge("tidewheel_kv_buffers", "KV buffers, by state.", ["state"], registry=self._registry)
+        buffers.labels("used").set_function(lambda: arena.used)
+        buffers.labels("free").set_function(lambda: arena.total - arena.used)
+        Gauge(
+            "tidewheel_kv_buffer_bytes", "Memory that KV buffers have taken so far.", registry=self._registry
+        ).set_function(lambda: arena.touched_bytes)
+
+    def watch_queue(self, queue: TransferQueue) -> None:
+        """Read the transfers when someone asks for them."""
+        transfers = Gauge(
+            "tidewheel_kv_transfers", "KV transfers, by state.", ["state"], registry=self._registry
+        )
+        transfers.labels("running").set_function(lambda: queue.running)
+        transfers.labels("waiting").set_function(lambda: queue.waiting)
 
     def observe(self, seconds: float, size: int) -> None:
         """One transfer was done."""

@@ -10,35 +10,61 @@ import json
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from opentelemetry import trace
 from pydantic import ValidationError
 
-from tidewheel_workers.llm.errors import RequestError
+from tidewheel_workers.llm.errors import PromptTooLong, RequestError
 from tidewheel_workers.serving.engine import Generated, Prompt
 from tidewheel_workers.serving.engine_loop import EngineFailed
-from tidewheel_workers.serving.errors import invalid
+from tidewheel_workers.serving.errors import busy, invalid, unavailable
 from tidewheel_workers.serving.http_server import REQUEST_ID, read_body
-from tidewheel_workers.serving.kv_buffer import KVBuffer
+from tidewheel_workers.serving.kv_arena import NoBuffer
+from tidewheel_workers.serving.kv_early import Unwanted, compute_early
+from tidewheel_workers.serving.kv_params import prefill_asked
 from tidewheel_workers.serving.kv_server import KVServer
-from tidewheel_workers.serving.kv_transport import RELEASE_PATH, HandOver
+from tidewheel_workers.serving.kv_transport import HAND_OVER_HEADER, RELEASE_PATH, HandOver
 from tidewheel_workers.serving.openai_answers import Answer, fingerprint
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.resumed import resumed_tokens
+from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
-from tidewheel_workers.serving.start_errors import cannot_listen
+from tidewheel_workers.serving.start_errors import cannot_listen, cannot_reserve
 from tidewheel_workers.serving.worker import Worker, translate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
-    from tidewheel_workers.serving.engine import ServingEngine
+    from tidewheel_workers.serving.engine import Computed, ServingEngine
+    from tidewheel_workers.serving.engine_loop import EngineLoop
+    from tidewheel_workers.serving.errors import ApiError
+    from tidewheel_workers.serving.kv_buffer import KVBuffer
     from tidewheel_workers.serving.membership import Membership
 
 log = logging.getLogger("tidewheel_workers.serving.prefill")
 tracer = trace.get_tracer("tidewheel_workers.serving.prefill")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """One request that was accepted."""
+
+    request: web.Request
+    engine: EngineLoop
+    prompt: Prompt
+    buffer: KVBuffer
+    kv: KVServer
+    began: float  # on the monotonic clock
+
+    def span(self) -> AbstractContextManager[trace.Span]:
+        """A span for the computation."""
+        return tracer.start_as_current_span(
+            "compute prompt", attributes={"gen_ai.usage.input_tokens": len(self.prompt.token_ids)}
+        )
 
 
 class PrefillServer(Worker):
@@ -59,16 +85,24 @@ class PrefillServer(Worker):
         """Listen for decodes.
 
         Raises:
-            CannotStart: the KV port cannot be bound.
+            CannotStart: the KV port cannot be bound, or there is no room for the buffers.
         """
         settings = self.settings
-        kv = KVServer(
-            membership,
-            engine.identity.kv,
-            self.kv_metrics,
-            lease_seconds=settings.kv_lease_seconds,
-            timeout_seconds=settings.kv_timeout_seconds,
-        )
+        try:
+            kv = KVServer(
+                membership,
+                engine.identity.kv,
+                self.kv_metrics,
+                buffers=settings.slots,
+                max_tokens=engine.max_context,
+                lease_seconds=settings.kv_lease_seconds,
+                timeout_seconds=settings.kv_timeout_seconds,
+                mode=settings.kv_mode,
+            )
+        except OSError as error:
+            raise cannot_reserve(
+                error, engine.identity.kv.bytes_for(engine.max_context), settings.slots
+            ) from error
         try:
             port = kv.listen(settings.pod_ip, settings.kv_port, engine_id=settings.pod_name)
         except OSError as error:
@@ -83,14 +117,15 @@ class PrefillServer(Worker):
         await super().close()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        """Compute a prompt; the answer's kv_transfer_params say where its KV waits.
+        """Compute a prompt; kv_transfer_params, or a header when that was asked for, say where its KV is to be had.
 
         A free slot is taken at once or the answer is 429. The slot stays taken until the KV was released, so
         that the memory for waiting KV is bounded by the slots.
         """
         began = time.monotonic()
         engine, parsed = await self.read(request)
-        if not (parsed.kv_transfer_params or {}).get("do_remote_decode") or self._kv is None:
+        asked = prefill_asked(parsed)
+        if asked is None or self._kv is None:
             raise invalid(
                 "not_a_hand_over",
                 'this is a prefill server; it takes requests with kv_transfer_params {"do_remote_decode": true} '
@@ -99,58 +134,108 @@ class PrefillServer(Worker):
             )
         slot = self.take_slot()
         try:
-            tokens = await self.encode(engine, parsed)
-            with tracer.start_as_current_span(
-                "compute prompt", attributes={"gen_ai.usage.input_tokens": len(tokens)}
-            ):
+            prompt = Prompt(
                 # the client chooses the request's id, so it is not fit to be the engine's
-                prompt = Prompt(
-                    request_id=secrets.token_hex(8),
-                    token_ids=tokens,
-                    sampling=parsed.to_sampling(),
-                    choices=parsed.choices,
-                    resumed=resumed_tokens(parsed.kv_transfer_params),
+                request_id=secrets.token_hex(8),
+                token_ids=await self.encode(engine, parsed),
+                sampling=parsed.to_sampling(),
+                choices=parsed.choices,
+                resumed=resumed_tokens(parsed.kv_transfer_params),
+            )
+            if prompt.kv_tokens >= (most := engine.engine.max_context):
+                raise PromptTooLong(
+                    f"the prompt has {prompt.kv_tokens} tokens; at most {most - 1} leave room for an answer"
                 )
-                sink = KVBuffer.for_tokens(engine.engine.identity.kv, prompt.kv_tokens)
-                computed = await engine.compute(prompt, sink)
-            hand_over = self._kv.offer(sink.filled(computed), on_release=slot.free)
-        except (RequestError, EngineFailed) as error:
+            buffer = self._kv.reserve(prompt.kv_tokens, on_free=slot.free)
+        except (RequestError, NoBuffer) as error:
             slot.free()
-            self.metrics.refused(type(error).__name__)
-            raise translate(error, max_context=engine.engine.max_context) from error
+            raise self._refused(error, engine) from error
         except BaseException:
             slot.free()
             raise
-        taken = time.monotonic() - began
+        work = _Work(request=request, engine=engine, prompt=prompt, buffer=buffer, kv=self._kv, began=began)
+        try:
+            if asked.early and self.settings.kv_mode == "PerLayer":
+                return await self._answer_early(work)
+            return await self._answer_whole(work)
+        except (RequestError, EngineFailed, Unwanted) as error:
+            raise self._refused(error, engine) from error
+        finally:
+            buffer.drop()
+
+    async def _answer_whole(self, work: _Work) -> web.StreamResponse:
+        """Compute, then tell where the KV waits."""
+        with work.span():
+            computed = await work.engine.compute(work.prompt, work.buffer)
+        offer = work.kv.offer(work.buffer)
+        offer.finish(computed)
+        return web.json_response(
+            self._answer(work, computed) | {"kv_transfer_params": offer.hand_over.model_dump()}
+        )
+
+    async def _answer_early(self, work: _Work) -> web.StreamResponse:
+        """Tell where the KV is to be had as soon as the engine has the prompt; the body follows as ever."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/json", REQUEST_ID_HEADER: work.request[REQUEST_ID]}
+        )
+
+        async def begin(hand_over: HandOver) -> None:
+            response.headers[HAND_OVER_HEADER] = hand_over.model_dump_json()
+            await response.prepare(work.request)
+
+        try:
+            with work.span():
+                computed = await compute_early(work.engine, work.prompt, work.buffer, work.kv, begin=begin)
+            body = self._answer(work, computed)
+        except (RequestError, EngineFailed, Unwanted) as error:
+            if not response.prepared:
+                raise
+            # the head said 200 already; the decode is told over its connection
+            body = self._refused(error, work.engine).to_body()
+        await response.write(json.dumps(body).encode())
+        await response.write_eof()
+        return response
+
+    def _answer(self, work: _Work, computed: Computed) -> dict[str, Any]:
+        taken = time.monotonic() - work.began
         self.metrics.ttft.observe(taken)
         self.metrics.prefill_seconds.observe(taken)
         self.metrics.e2e.observe(taken)
-        self.metrics.prompt_tokens.inc(len(tokens))
+        self.metrics.prompt_tokens.inc(len(work.prompt.token_ids))
         self.metrics.generation_tokens.inc(len(computed.first))
         self.metrics.finished("length")
+        request_id, loaded = work.request[REQUEST_ID], work.engine.engine
         answer = Answer(
-            endpoint=request.path,
-            request_id=request[REQUEST_ID],
+            endpoint=work.request.path,
+            request_id=request_id,
             model=self.settings.model_name,
-            prompt_tokens=len(tokens),
+            prompt_tokens=len(work.prompt.token_ids),
             cached_tokens=computed.cached_tokens,
-            token_bytes=engine.engine.token_bytes,
-            fingerprint=fingerprint(engine.engine.identity),
+            token_bytes=loaded.token_bytes,
+            fingerprint=fingerprint(loaded.identity),
             choices=len(computed.first),
         )
         for choice, first in enumerate(computed.first):
             answer.add(
                 Generated(
-                    request_id=request[REQUEST_ID],
+                    request_id=request_id,
                     token=first.token,
-                    text=engine.engine.token_bytes(first.token).decode(errors="replace"),
+                    text=loaded.token_bytes(first.token).decode(errors="replace"),
                     output_tokens=1,
                     choice=choice,
                     finish_reason="length",
                     logprob=first.logprob,
                 )
             )
-        return web.json_response(answer.whole() | {"kv_transfer_params": hand_over.model_dump()})
+        return answer.whole()
+
+    def _refused(self, error: Exception, engine: EngineLoop) -> ApiError:
+        self.metrics.refused(type(error).__name__)
+        if isinstance(error, Unwanted):
+            return unavailable("not_wanted", str(error))
+        if isinstance(error, NoBuffer):
+            return busy(str(error))
+        return translate(error, max_context=engine.engine.max_context)
 
     async def _release(self, request: web.Request) -> web.Response:
         """Give a KV up that nobody will fetch: its bearer is proof enough."""

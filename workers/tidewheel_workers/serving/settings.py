@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tidewheel.api.meta import HTTP_PORT, KV_PORT, RANKS_PATH, ROUTES_PATH
+from tidewheel_workers.serving.kv_transport import KVMode
 
 PREFIX = "TIDEWHEEL_"
 #: Set by the downward API, so without the prefix.
@@ -78,6 +79,9 @@ class WorkerSettings(Settings):
     peer_timeout_seconds: float = Field(30.0, gt=0)
     kv_lease_seconds: float = Field(30.0, gt=0)
     kv_timeout_seconds: float = Field(10.0, gt=0)
+    kv_mode: KVMode = "Whole"
+    kv_transfers: int = Field(2, ge=1)
+    kv_waiting: int = Field(8, ge=0)
 
     @classmethod
     def for_role(cls, role: str, environment: Mapping[str, str] = os.environ) -> Self:
@@ -106,6 +110,7 @@ class GatewaySettings(Settings):
     api_keys_file: OptionalPath = None
     gateway_processes: int = Field(0, ge=0, le=64)  # 0: as many as the CPU limit has room for
     page: Literal["Enabled", "Disabled"] = "Enabled"
+    kv_mode: KVMode = "Whole"
 
 
 def variable_of(field: str) -> str:

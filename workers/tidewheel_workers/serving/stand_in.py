@@ -153,7 +153,6 @@ class StandInEngine:
         happened: list[Happening] = []
         if self._waiting:
             request_id = next(iter(self._waiting))
-            time.sleep(self._prefill_seconds)
             happened += self._compute(*self._waiting.pop(request_id))
         if self._running:
             time.sleep(self._step_seconds)
@@ -188,8 +187,10 @@ class StandInEngine:
         self._prefix_hits += cached
         plane = b"".join(struct.pack("=f", token) * VECTOR for token in tokens)
         if sink is None:
+            time.sleep(self._prefill_seconds)
             return [*self._start(prompt, memoryview(plane).cast("f"))]
         for layer in range(SHAPE.layers):
+            time.sleep(self._prefill_seconds / SHAPE.layers)
             at = layer * 2 * len(plane)
             sink.buffer[at : at + 2 * len(plane)] = plane * 2
             sink.wrote(layer, 0, len(tokens))

@@ -31,3 +31,11 @@ def cannot_listen(error: OSError, host: str, port: int) -> CannotStart:
     if error.errno == errno.EADDRINUSE:
         return PortTaken(f"{host}:{port} is in use by another process; free it or choose another port")
     return CannotStart(f"cannot listen on {host}:{port}: {error.strerror or error}")
+
+
+def cannot_reserve(error: OSError, size: int, buffers: int) -> CannotStart:
+    """Why the buffers of the KV transfer cannot be had."""
+    return CannotStart(
+        f"cannot reserve {buffers} KV buffers of {size} bytes: {error.strerror or error}; "
+        "lower slots or maxContextTokens, or raise the limit of address space (ulimit -v)"
+    )
