@@ -321,6 +321,19 @@ class Gateway(PodRole):
     )
 
 
+class KVTransfer(ApiModel):
+    """How a prompt's KV cache goes from the prefill pod that computed it to the decode pod that answers."""
+
+    mode: Literal["Whole", "PerLayer"] = Field(
+        "Whole",
+        description=(
+            "mode Whole sends a prompt's KV when it is computed, and the decode pod is chosen then. PerLayer sends each "
+            "layer while the next ones are computed, to a decode pod that is chosen, and taken up, as soon as the prompt "
+            "is accepted: it pays where the transfer takes long beside the computation."
+        ),
+    )
+
+
 class Rollout(ApiModel):
     """How groups of a new revision replace those of the old: whole groups, at an unchanged ratio."""
 
@@ -374,6 +387,9 @@ class PDServiceSpec(ApiModel):
             "scenarios tell requests apart by what they are promised; the first one that matches a request is its scenario."
         ),
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    kv_transfer: KVTransfer = Field(
+        KVTransfer(), description="kvTransfer is how KV caches go from prefill to decode."
     )
     rollout: Rollout = Field(Rollout(), description="rollout bounds how a change is rolled out.")
     drain_seconds: int = Field(

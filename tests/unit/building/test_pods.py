@@ -178,6 +178,12 @@ def test_a_gateway_is_told_how_to_forward():
     assert told["TIDEWHEEL_DEFAULT_TEXT"] == "costs $$(PRICE)"
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_knows_how_kv_goes_over(role):
+    assert environment(build(role))["TIDEWHEEL_KV_MODE"] == "Whole"
+    assert environment(build(role, kvTransfer={"mode": "PerLayer"}))["TIDEWHEEL_KV_MODE"] == "PerLayer"
+
+
 def test_pods_start_before_the_maps_they_wait_for():
     for role in ROLES:
         for volume in build(role)["spec"]["volumes"]:

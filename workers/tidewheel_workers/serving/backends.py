@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Status, StatusCode
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from tidewheel_workers.serving.early_hand_over import EarlyHandOvers
 from tidewheel_workers.serving.forwarding_steps import (
     Event,
     Lost,
@@ -108,12 +109,16 @@ class Backends:
     `headers` are those of `call_headers`, the same for all calls of one request; `ends_at` is when its time is over.
     """
 
-    def __init__(self, spans: Spans) -> None:
+    def __init__(self, spans: Spans, *, asks_early: bool = False) -> None:
+        """Set up; with `asks_early` prefills are to tell where the KV will be before they compute it."""
         self._spans = spans
         self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
+        self._early = EarlyHandOvers()
+        self._asked_of_prefill = _HAND_OVER | {"early": True} if asks_early else _HAND_OVER
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._early.close()
         await self._client.close()
 
     async def prefill(
@@ -125,17 +130,23 @@ class Backends:
             **body,
             "max_tokens": most,
             "stream": False,
-            "kv_transfer_params": _params(_HAND_OVER, ask),
+            "kv_transfer_params": _params(self._asked_of_prefill, ask),
         }
         prompt.pop("stream_options", None)
         if "max_completion_tokens" in prompt:
             prompt["max_completion_tokens"] = most
         call = self._begin("prefill", ask.backend)
+        early: Mapping[str, Any] | None = None
         try:
             try:
-                answer, raw = await self._whole(
-                    ask.backend, path, prompt, headers_in(call.span, headers), until=min(ask.until, ends_at)
+                until = min(ask.until, ends_at)
+                answer = await self._post(
+                    ask.backend, path, prompt, headers_in(call.span, headers), until=until
                 )
+                early = self._early.take(answer, then=call.end, until=until + RELEASE_SECONDS)
+                if early is not None:
+                    return Prefilled(hand_over=early)
+                raw = await _read(answer)
             except OSError as error:
                 return _failure(error, call, ends_at)
             if answer.status != 200:
@@ -145,7 +156,8 @@ class Backends:
                 return Lost(what=f"{ask.backend.name} answered without kv_transfer_params")
             return Prefilled(hand_over=hand_over)
         finally:
-            call.end()
+            if early is None:
+                call.end()
 
     async def decode(
         self,
@@ -204,10 +216,7 @@ class Backends:
         self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
     ) -> tuple[Answer, bytes]:
         answer = await self._post(backend, path, body, headers, until=until)
-        try:
-            return answer, await answer.read(MOST_ANSWER_BYTES)
-        finally:
-            answer.close()
+        return answer, await _read(answer)
 
     async def _post(
         self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
@@ -236,6 +245,14 @@ class _Call:
 def _params(params: Mapping[str, Any], ask: AskPrefill | AskDecode) -> Mapping[str, Any]:
     """kv_transfer_params, with what the client has of the answer."""
     return {**params, RESUMED: ask.resumed} if ask.resumed else params
+
+
+async def _read(answer: Answer) -> bytes:
+    """The body of an answer that is to be closed then."""
+    try:
+        return await answer.read(MOST_ANSWER_BYTES)
+    finally:
+        answer.close()
 
 
 def _refusal(answer: Answer, raw: bytes, call: _Call) -> Event:

@@ -77,7 +77,7 @@ class Gateway:
         self._member = member
         self.registry = CollectorRegistry()
         self.spans = Spans()
-        self.backends = Backends(self.spans)
+        self.backends = Backends(self.spans, asks_early=settings.kv_mode == "PerLayer")
         self.forwarder = Forwarder(
             settings, processes=1 if member is None else processes(settings.gateway_processes)
         )
