@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tidewheel_workers.serving.kv_buffer import GivenUp
-from tidewheel_workers.serving.kv_wire import KV, Complete, Computing, FirstToken, PartFrame, Refusal, encode
+from tidewheel_workers.serving.kv_wire import (
+    KV,
+    PART,
+    PREFIX,
+    Complete,
+    Computing,
+    FirstToken,
+    PartFrame,
+    Refusal,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +26,11 @@ if TYPE_CHECKING:
     from tidewheel_workers.serving.kv_buffer import KVBuffer
     from tidewheel_workers.serving.kv_bulk import KVBulk
     from tidewheel_workers.serving.kv_parts import Part
+
+
+#: Kernels copy faster when bytes keep their place relative to this much (cache lines and more), so the first payload begins at a
+#: multiple of it.
+ALIGNED_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +58,7 @@ def send(bulk: KVBulk, buffer: KVBuffer, opening: KV, *, in_blocks: bool, alive_
         OSError: the connection broke.
     """
     sent = 0
-    waiting: list[bytes | memoryview] = [encode(opening)]
+    waiting: list[bytes | memoryview] = [_aligned(opening)]
     began = time.monotonic()
     while True:
         progress = buffer.progress(alive_seconds)
@@ -67,6 +82,11 @@ def send(bulk: KVBulk, buffer: KVBuffer, opening: KV, *, in_blocks: bool, alive_
             return Sent(is_complete=True, bytes=sent, exposed_seconds=exposed)
         bulk.send(*(waiting or [encode(Computing())]))
         waiting.clear()
+
+
+def _aligned(opening: KV) -> bytes:
+    before_payload = len(encode(opening)) + PREFIX.size + PART.size
+    return encode(opening, spaces=-before_payload % ALIGNED_BYTES)
 
 
 def _pieces(buffer: KVBuffer, parts: Iterable[Part]) -> list[bytes | memoryview]:

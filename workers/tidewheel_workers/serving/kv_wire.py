@@ -233,14 +233,14 @@ class Prefix:
     payload_bytes: int
 
 
-def encode(frame: AnyFrame) -> bytes:
-    """A frame's bytes up to its payload."""
+def encode(frame: AnyFrame, *, spaces: int = 0) -> bytes:
+    """A frame's bytes up to its payload; a header that is JSON may end with spaces, which mean nothing."""
     if isinstance(frame, PartFrame):
         part = frame.part
         return PREFIX.pack(
             MAGIC, VERSION, PartFrame.type_number, 0, PART.size, frame.payload_bytes
         ) + PART.pack(part.layer, part.layers, part.plane, part.start, part.tokens)
-    header = frame.model_dump_json(exclude_none=True).encode()
+    header = frame.model_dump_json(exclude_none=True).encode() + b" " * spaces
     if len(header) > MOST_HEADER_BYTES:
         raise HeaderTooLarge(f"a {type(frame).__name__} header of {len(header)} bytes cannot be sent")
     return PREFIX.pack(MAGIC, VERSION, frame.type_number, 0, len(header), 0) + header
