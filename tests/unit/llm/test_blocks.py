@@ -120,6 +120,16 @@ def test_the_first_block_of_a_name_keeps_it() -> None:
     assert pool.take(1) == [second]
 
 
+def test_a_block_keeps_its_first_name() -> None:
+    pool = BlockPool(1)
+    blocks = pool.take(1)
+    pool.name(0, b"a")
+    pool.name(0, b"b")
+    assert (pool.has(b"a"), pool.has(b"b")) == (True, False)
+    pool.forget(blocks)
+    assert not pool.has(b"a")
+
+
 def test_what_is_not_to_be_trusted_is_not_found() -> None:
     pool = BlockPool(1)
     blocks = pool.take(1)

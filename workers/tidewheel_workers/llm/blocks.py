@@ -99,8 +99,11 @@ class BlockPool:
                     self._idle[block] = None
 
     def name(self, block: int, digest: bytes) -> None:
-        """The content of a held block is final and may be shared from now on; the first block of a name keeps it."""
-        if digest not in self._named:
+        """The content of a held block is final and may be shared from now on.
+
+        The first block of a name keeps it, and a block keeps its first name.
+        """
+        if digest not in self._named and self._names[block] is None:
             self._named[digest] = block
             self._names[block] = digest
 

@@ -79,12 +79,6 @@ class NoCapacity(RequestError):
     reason = "NoCapacity"
 
 
-class NoFreeBlocks(NoCapacity):
-    """Too few KV blocks are free for the request."""
-
-    reason = "NoFreeBlocks"
-
-
 class NoFreeSequence(NoCapacity):
     """As many sequences decode as the limits allow."""
 

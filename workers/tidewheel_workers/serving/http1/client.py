@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from tidewheel_workers.serving.http1.answer_reader import AnswerReader, BadAnswer
+from tidewheel_workers.serving.http1.sweeping import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -167,7 +168,7 @@ class HttpClient:
         host, port = address
         loop = asyncio.get_running_loop()
         if self._sweeping is None:
-            self._sweeping = loop.create_task(self._sweep())
+            self._sweeping = loop.create_task(sweep(self.connections, every_seconds=SWEEP_SECONDS))
         ends = loop.time() + self._connect_seconds
         try:
             async with asyncio.timeout_at(ends if until is None else min(ends, until)):
@@ -181,15 +182,6 @@ class HttpClient:
         except OSError as error:
             raise Unreachable(f"no connection to {host}:{port}: {error.strerror or error}") from error
         return connection
-
-    async def _sweep(self) -> None:
-        """End waits whose time is over. One look at all of them is cheaper than a timer for each."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            now = loop.time()
-            for connection in [one for one in self.connections if one.due <= now]:
-                connection.is_late()
 
 
 class ClientConnection(asyncio.Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from tidewheel_workers.serving.http1.messages import Refusal, Request, Response, encode_head
 from tidewheel_workers.serving.http1.request_reader import BodyExpected, RequestReader
+from tidewheel_workers.serving.http1.sweeping import sweep
 
 if TYPE_CHECKING:
     import socket
@@ -135,19 +136,12 @@ class HttpServer:
 
     def _begin(self, server: asyncio.Server) -> None:
         self._server = server
-        self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+        self._sweeping = asyncio.get_running_loop().create_task(
+            sweep(self.connections, every_seconds=SWEEP_SECONDS)
+        )
 
     def _connect(self) -> Connection:
         return Connection(self)
-
-    async def _sweep(self) -> None:
-        """Cut off whoever keeps us waiting for too long. One look at all is cheaper than a timer for each."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            now = loop.time()
-            for connection in [one for one in self.connections if one.due <= now]:
-                connection.is_late()
 
 
 class Incoming:
