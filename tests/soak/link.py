@@ -30,8 +30,8 @@ class _Connection:
         """End it without a goodbye."""
         for writer in (self.near, self.far):
             sock: socket.socket | None = writer.get_extra_info("socket")
-            with suppress(OSError):
-                if sock is not None:  # it is not closed yet
+            if sock is not None and sock.fileno() >= 0:  # it is not closed yet
+                with suppress(OSError):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
             writer.transport.abort()
 
@@ -132,6 +132,8 @@ class Link:
                 if left is not None:
                     chunk = chunk[:left]
                     connection.answer_bytes_left = left - len(chunk)
+            if writer.is_closing():  # it was reset meanwhile
+                return
             writer.write(chunk)
             await writer.drain()
             if connection.answer_bytes_left == 0:
