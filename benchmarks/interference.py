@@ -169,15 +169,10 @@ def _ways(session: aiohttp.ClientSession, places: Mapping[str, Place]) -> dict[s
 async def _calibrated(ways: Mapping[str, Way], long_prompt: int, console: Console) -> tuple[Shape, Shape]:
     """Rates at which this machine is busy and not flooded: from one long prompt and some chats, measured here."""
     few, chats = (
-        [
-            Arrival(at=0, kind="short", prompt=(5_000 + number,) * SHORT_PROMPT, answer_tokens=tokens)
-            for number in range(int(SHORT_STREAMS))
-        ]
+        [Arrival(at=0, kind="short", prompt_tokens=SHORT_PROMPT, answer_tokens=tokens)] * int(SHORT_STREAMS)
         for tokens in (4, SHORT_ANSWER)
     )
-    one_long = [
-        Arrival(at=0, kind="long", prompt=tuple(range(6_000, 6_000 + long_prompt)), answer_tokens=LONG_ANSWER)
-    ]
+    one_long = [Arrival(at=0, kind="long", prompt_tokens=long_prompt, answer_tokens=LONG_ANSWER)]
     for way in ways.values():  # each engine's first steps take longer
         await play(few, way)
     (prefilled,) = await play(one_long, ways[APART])

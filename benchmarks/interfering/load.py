@@ -36,8 +36,12 @@ class Arrival:
 
     at: float  # seconds since the beginning
     kind: Kind
-    prompt: tuple[int, ...]
+    prompt_tokens: int
     answer_tokens: int
+
+    def prompt(self) -> list[int]:
+        """Tokens that nobody has seen: an engine that knew the beginning of a prompt would not compute it."""
+        return random.choices(TOKENS, k=self.prompt_tokens)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,14 +71,20 @@ class Answered:
 
 
 def arrivals(seed: int, seconds: float, shapes: Sequence[Shape]) -> list[Arrival]:
-    """Independent Poisson arrivals of each kind, by time; no two prompts share their beginning."""
+    """Independent Poisson arrivals of each kind, by time."""
     drawn = []
     for shape in shapes:
         draw = random.Random(f"{seed}/{shape.kind}")
         at = draw.expovariate(shape.rate)
         while at < seconds:
-            prompt = tuple(draw.choices(TOKENS, k=shape.prompt_tokens))
-            drawn.append(Arrival(at=at, kind=shape.kind, prompt=prompt, answer_tokens=shape.answer_tokens))
+            drawn.append(
+                Arrival(
+                    at=at,
+                    kind=shape.kind,
+                    prompt_tokens=shape.prompt_tokens,
+                    answer_tokens=shape.answer_tokens,
+                )
+            )
             at += draw.expovariate(shape.rate)
     return sorted(drawn, key=lambda one: one.at)
 
@@ -115,7 +125,7 @@ class Disaggregated:
 
     async def __call__(self, arrival: Arrival, token: Callable[[], None]) -> None:
         body = _body(arrival, self._model)
-        if len(arrival.prompt) > self._decode_computes:
+        if arrival.prompt_tokens > self._decode_computes:
             asked = body | {
                 "stream": False,
                 "max_tokens": 1,
@@ -136,7 +146,7 @@ async def play(drawn: Sequence[Arrival], way: Way) -> list[Answered]:
 
     async def one(arrival: Arrival) -> Answered:
         await asyncio.sleep(began + arrival.at - time.monotonic())
-        answered = Answered(kind=arrival.kind, arrived=arrival.at, prompt_tokens=len(arrival.prompt))
+        answered = Answered(kind=arrival.kind, arrived=arrival.at, prompt_tokens=arrival.prompt_tokens)
         try:
             await way(arrival, lambda: answered.tokens.append(time.monotonic() - began))
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
@@ -151,7 +161,7 @@ async def play(drawn: Sequence[Arrival], way: Way) -> list[Answered]:
 def _body(arrival: Arrival, model: str) -> dict[str, Any]:
     return {
         "model": model,
-        "prompt": list(arrival.prompt),
+        "prompt": arrival.prompt(),
         "max_tokens": arrival.answer_tokens,
         "temperature": 0,
         "ignore_eos": True,
