@@ -28,6 +28,7 @@ class Record:
     """One request, from the client's side; times are of the monotonic clock."""
 
     kind: str
+    choices: int
     gateway: str
     life: int  # of that gateway
     status: int | None
@@ -105,6 +106,7 @@ class Clients:
         how, detail = ending(asked, seen)
         record = Record(
             kind=asked.kind,
+            choices=asked.choices,
             gateway=gateway.name,
             life=life,
             status=seen.status,

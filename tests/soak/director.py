@@ -48,7 +48,6 @@ class Director:
         self._fleet = fleet
         self._say = say
         self.windows: list[Window] = []
-        self.waited = 0  # faults that came late, as another was not overcome yet
 
     async def perform(self, story: Sequence[Fault]) -> None:
         """All of it; a fault that takes a process away waits until its role is complete."""
@@ -56,18 +55,18 @@ class Director:
         async with asyncio.TaskGroup() as storm:
             for fault in story:
                 await asyncio.sleep(began + fault.at - time.monotonic())
-                if fault.kind.takes_away and not self._is_complete(fault):
-                    self.waited += 1
-                    async with asyncio.timeout(OVERCOME_SECONDS):
-                        for player in self._others(fault):
-                            await self._fleet.ready(player)
-                storm.create_task(self._perform(fault))
+                if not fault.kind.takes_away or await self._is_complete(fault):
+                    storm.create_task(self._perform(fault))
 
-    def _others(self, fault: Fault) -> list[Player]:
-        return [one for one in self._fleet.players if one.role == fault.role]
-
-    def _is_complete(self, fault: Fault) -> bool:
-        return all(one.is_ready for one in self._others(fault))
+    async def _is_complete(self, fault: Fault) -> bool:
+        """Whether its role is complete within a time that is enough for it."""
+        try:
+            async with asyncio.timeout(OVERCOME_SECONDS):
+                await self._fleet.complete(fault.role)
+        except TimeoutError:
+            self._say(f"{fault.kind.name}: {fault.target} is spared, as another {fault.role} is still away")
+            return False
+        return True
 
     async def _perform(self, fault: Fault) -> None:
         player = self._fleet.at(fault.role, fault.place)
@@ -77,7 +76,7 @@ class Director:
         try:
             async with asyncio.timeout(OVERCOME_SECONDS):
                 await getattr(self, "_" + fault.kind.name.replace(" ", "_"))(fault, player)
-                await self._fleet.ready(self._fleet.at(fault.role, fault.place))
+                await self._fleet.complete(fault.role)
             overcome = time.monotonic()
         except TimeoutError:
             self._say(f"{fault.kind.name}: {fault.target} was not overcome within {OVERCOME_SECONDS:.0f} s")

@@ -16,7 +16,7 @@ import aiohttp
 import psutil
 from tests.local.serving.processes import MODEL, Worker
 from tests.soak.link import Link
-from tests.soak.story import Cast, Role
+from tests.soak.story import EVERYONE, Cast, Role
 
 from tidewheel.api.ranktable import DECODE_RANKS, Backend, Member, RankTable, RouteGroup, Routes
 
@@ -110,8 +110,8 @@ class Fleet:
                 await self._start(player)
             self._watching = asyncio.create_task(self._watch())
             async with asyncio.timeout(START_SECONDS):
-                for player in self.players:
-                    await self.ready(player)
+                for role in EVERYONE:
+                    await self.complete(role)
         except BaseException:
             await self.__aexit__()
             raise
@@ -142,13 +142,22 @@ class Fleet:
         """Who has that place now."""
         return next(one for one in self.players if (one.role, one.place) == (role, place))
 
-    async def ready(self, player: Player) -> None:
-        """Wait until it is."""
-        while not player.is_ready:
-            if player.has_ended and player.is_expected:
-                raise RuntimeError(f"{player.name} ended:\n{player.worker.log[-3000:]}")
+    async def complete(self, role: Role) -> None:
+        """Wait until everyone of a role is ready, whoever that is by then.
+
+        Raises:
+            RuntimeError: one of them ended by itself.
+        """
+        while not self.is_complete(role):
+            for player in self.players:
+                if player.role == role and player.has_ended and player.is_expected and player.life:
+                    raise RuntimeError(f"{player.name} ended:\n{player.worker.log[-3000:]}")
             self._changed.clear()
             await self._changed.wait()
+
+    def is_complete(self, role: Role) -> bool:
+        """Whether everyone of a role is ready."""
+        return all(player.is_ready for player in self.players if player.role == role)
 
     # ---- what breaks it
 

@@ -26,6 +26,7 @@ def record(ending: Ending, *, sent: float = 11.0, ended: float = 11.5, **fields)
     return Record(
         **{
             "kind": "stream",
+            "choices": 1,
             "gateway": "gateway-0",
             "life": 1,
             "status": 200,
@@ -110,6 +111,10 @@ def test_a_service_that_held_breaks_nothing():
         ({"records": [*WELL, record(Ending.UNHEARD)]}, "requests without an end"),
         ({"records": [*WELL, record(Ending.VANISHED)]}, "requests that vanished"),
         ({"records": [*WELL, record(Ending.SHED)]}, "errors without a fault"),
+        (
+            {"records": [*WELL, record(Ending.INTERRUPTED)], "windows": [window()]},
+            "streams of one choice that were not resumed",
+        ),
         ({"windows": [window(overcome=float("inf"))]}, "faults not overcome"),
         ({"afterwards": [record(Ending.SHED)]}, "requests after the storm that were not answered"),
         ({"unasked_ends": ["decode-0"]}, "processes that ended by themselves"),
@@ -146,3 +151,8 @@ def test_a_supervisor_may_say_that_a_process_was_killed_when_one_was():
     assert is_explained(complaint, [window("kill one")])
     assert not is_explained(complaint, [window("kill one", name="gateway-1"), window("stall")])
     assert not is_explained("gateway-0: the engine failed", [window("kill one")])
+
+
+def test_a_stream_of_several_choices_may_be_interrupted_by_a_fault():
+    interrupted = record(Ending.INTERRUPTED, choices=2)
+    assert broken(records=[*WELL, interrupted], windows=[window()], sent={("gateway-0", 1): 4}) == set()

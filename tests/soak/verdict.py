@@ -100,6 +100,10 @@ def checks(
         ended("requests without an end", Ending.UNHEARD),
         ended("errors without a fault", *EXCUSABLE),
         _none(
+            "streams of one choice that were not resumed",
+            [_told(one) for one in records if one.ending is Ending.INTERRUPTED and one.choices == 1],
+        ),
+        _none(
             "faults not overcome",
             [f"{w.fault.kind.name}: {w.name}" for w in windows if math.isinf(w.overcome)],
         ),
