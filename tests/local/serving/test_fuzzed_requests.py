@@ -11,7 +11,7 @@ import zlib
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.local.serving.processes import Service, eventually
 from tests.unit.serving.bodies import (
@@ -25,7 +25,7 @@ from tests.unit.serving.bodies import (
     json_values,
 )
 
-from tidewheel_workers.serving.openai_api import CHAT
+from tidewheel_workers.serving.openai_api import CHAT, COMPLETIONS
 
 PATIENCE_SECONDS = 30
 #: What Python's allocator and caches may keep of what went through a process.
@@ -76,13 +76,13 @@ def post(worker, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def check(status: int, raw: bytes) -> str:
-    """An answer, or a refusal of the client's fault in OpenAI's form; gives its code."""
-    assert status == 200 or 400 <= status < 500, (status, raw)
+def check(status: int, raw: bytes, *, also: str = "") -> str:
+    """An answer, or a refusal of the client's fault in OpenAI's form, or with that code; gives its code."""
     if status == 200:
         assert raw.startswith((b"{", b"data: "))
         return ""
     told = json.loads(raw)["error"]
+    assert 400 <= status < 500 or told["code"] == also, (status, raw)
     assert set(told) == {"message", "type", "param", "code"}
     assert told["message"]
     return told["code"]
@@ -104,6 +104,10 @@ def test_a_damaged_request_is_answered_or_refused(service, endpoint_and_raw):
     endpoint_and_body=endpoints.flatmap(lambda one: st.tuples(st.just(one), acceptable(one) | changed(one))),
     stream=st.booleans(),
 )
+@example(endpoint_and_body=(COMPLETIONS, {**VALID[COMPLETIONS], "messages": None}), stream=False)
+@example(endpoint_and_body=(COMPLETIONS, {**VALID[COMPLETIONS], "messages": [7]}), stream=True)
+@example(endpoint_and_body=(CHAT, {**VALID[CHAT], "prompt": 7}), stream=False)
+@example(endpoint_and_body=(COMPLETIONS, {**VALID[COMPLETIONS], "prompt": [97.0, 98.0]}), stream=False)
 @SOME
 def test_a_request_with_any_values_is_answered_or_refused(service, endpoint_and_body, stream):
     endpoint, body = endpoint_and_body
@@ -111,28 +115,36 @@ def test_a_request_with_any_values_is_answered_or_refused(service, endpoint_and_
         check(*post(worker, endpoint, encoded({"stream": stream, **body})))
 
 
+RESUMED = {
+    "resumed_token_ids": json_values | st.lists(st.integers(-1, 300), max_size=4),
+    "early": json_values,
+}
+HAND_OVER = {
+    "do_remote_prefill": True,
+    "do_remote_decode": False,
+    "remote_engine_id": "prefill-0",
+    "remote_host": "127.0.0.1",
+    "remote_port": 7001,
+    "remote_request_id": "r",
+    "remote_bearer": "b",
+    "remote_tokens": 3,
+}
+
+
 @given(
-    params=st.dictionaries(
-        st.sampled_from(
-            [
-                "do_remote_prefill",
-                "do_remote_decode",
-                "remote_engine_id",
-                "remote_host",
-                "remote_port",
-                "remote_request_id",
-                "remote_bearer",
-                "remote_tokens",
-            ]
-        ),
-        json_values,
+    params=st.dictionaries(st.sampled_from([*HAND_OVER, *RESUMED]), json_values)
+    | st.fixed_dictionaries({"do_remote_decode": st.just(True)}, optional=RESUMED)
+    | st.fixed_dictionaries(
+        {name: st.just(value) | json_values for name, value in HAND_OVER.items()}, optional=RESUMED
     )
 )
 @SOME
 def test_what_gateways_say_of_kv_is_checked_by_the_servers(service, params):
+    if params.get("remote_host") == HAND_OVER["remote_host"]:
+        params = {**params, "remote_host": service.prefill[0].host}
     body = encoded({**VALID[CHAT], "kv_transfer_params": params})
     check(*post(service.prefill[0], CHAT, body))
-    check(*post(service.decode[0], CHAT, body))
+    check(*post(service.decode[0], CHAT, body), also="kv_transfer_failed")
     check(*post(service.prefill[0], "/kv/release", encoded(params)))
 
 

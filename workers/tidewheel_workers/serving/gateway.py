@@ -189,6 +189,8 @@ class Gateway:
             body = read_json_object(request.body)
             # what a client says of KV is not for our servers
             body.pop("kv_transfer_params", None)
+            # nor is the other endpoint's prompt, which nobody checks here
+            body.pop("prompt" if request.path == CHAT else "messages", None)
             parsed = read_request(
                 request.path, body, served_model=self.settings.model_name, aliases=self.forwarder.aliases
             )

@@ -68,7 +68,7 @@ def _texts(body: Mapping[str, Any]) -> Iterator[str]:
     else:
         # each id as so many characters, written out as far as prefixes reach
         reach = BLOCK_CHARACTERS * DEPTHS[0] // CHARACTERS_PER_TOKEN
-        yield "".join(f"{token:0{CHARACTERS_PER_TOKEN}x}" for token in islice(prompt, reach))
+        yield "".join(f"{int(token):0{CHARACTERS_PER_TOKEN}x}" for token in islice(prompt, reach))
         yield " " * (CHARACTERS_PER_TOKEN * max(0, len(prompt) - reach))
 
 
