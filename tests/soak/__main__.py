@@ -36,6 +36,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a directory for logs, requests and faults")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object on the last line")
     asked = parser.parse_args()
+    if asked.keep is not None and asked.keep.exists() and any(asked.keep.iterdir()):
+        parser.error(f"--keep: {asked.keep} is not empty")
     console = Console(stderr=asked.json)
     if not console.is_terminal:
         console.width = WIDTH

@@ -112,6 +112,14 @@ class Fleet:
             async with asyncio.timeout(START_SECONDS):
                 for role in EVERYONE:
                     await self.complete(role)
+        except TimeoutError as error:
+            await self.__aexit__()
+            unready = [player.name for player in self.players if not player.is_ready]
+            ends = "; ".join(self.unasked_ends[:3])
+            raise RuntimeError(
+                f"not ready within {START_SECONDS:.0f} s: {', '.join(unready)}. {ends}\n"
+                + self.logs[unready[0]][-3000:]
+            ) from error
         except BaseException:
             await self.__aexit__()
             raise
@@ -143,15 +151,8 @@ class Fleet:
         return next(one for one in self.players if (one.role, one.place) == (role, place))
 
     async def complete(self, role: Role) -> None:
-        """Wait until everyone of a role is ready, whoever that is by then.
-
-        Raises:
-            RuntimeError: one of them ended by itself.
-        """
+        """Wait until everyone of a role is ready, whoever that is by then."""
         while not self.is_complete(role):
-            for player in self.players:
-                if player.role == role and player.has_ended and player.is_expected and player.life:
-                    raise RuntimeError(f"{player.name} ended:\n{player.worker.log[-3000:]}")
             self._changed.clear()
             await self._changed.wait()
 
@@ -239,8 +240,11 @@ class Fleet:
         if player.has_ended:
             player.is_ready = False
             if player.is_expected and player.life:
-                player.is_expected = False
-                self.unasked_ends.append(f"{player.name} ended by itself: {player.worker.process.returncode}")
+                code = player.worker.process.returncode
+                self.unasked_ends.append(f"{player.name} ended by itself with {code}")
+                for link in player.links.values():
+                    link.down()
+                await self._start(player)  # as a kubelet does
             return
         life, listens, is_ready = player.life, False, False
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
