@@ -52,6 +52,7 @@ class Player:
     is_ready: bool = False
     is_leaving: bool = False  # on purpose, so it is on the routes no more
     is_expected: bool = True  # to be there; otherwise someone took it away
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of whoever starts or ends it
 
     @property
     def name(self) -> str:
@@ -164,11 +165,11 @@ class Fleet:
 
     async def kill(self, player: Player) -> None:
         """As a kubelet does at last: all processes of it at once."""
-        player.is_expected = False
-        self.send_all(player, signal.SIGSTOP)
-        for process in player.family[1:]:
-            self._send(process, signal.SIGKILL)
-        await self._end(player, signal.SIGKILL)
+        async with player.turn:
+            self.send_all(player, signal.SIGSTOP)
+            for process in player.family[1:]:
+                self._send(process, signal.SIGKILL)
+            await self._end(player, signal.SIGKILL)
 
     def kill_one(self, player: Player, number: int) -> bool:
         """One of the processes that it started; False when it started none."""
@@ -185,7 +186,8 @@ class Fleet:
         """Take it from the routes, tell it to end, wait until it did."""
         player.is_leaving = True
         self._publish_routes()
-        await self._end(player, signal.SIGTERM)
+        async with player.turn:
+            await self._end(player, signal.SIGTERM)
 
     async def substitute(self, player: Player) -> Player:
         """Another one in its place, at another address: on the map first, on the routes when it is ready."""
@@ -208,7 +210,8 @@ class Fleet:
 
     async def _end(self, player: Player, number: signal.Signals) -> None:
         player.is_expected = False
-        os.kill(player.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(player.pid, number)
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS + 10):
                 while not player.has_ended:  # noqa: ASYNC110 - a process has no event
@@ -239,12 +242,9 @@ class Fleet:
     async def _probe(self, player: Player) -> None:
         if player.has_ended:
             player.is_ready = False
-            if player.is_expected and player.life:
-                code = player.worker.process.returncode
-                self.unasked_ends.append(f"{player.name} ended by itself with {code}")
-                for link in player.links.values():
-                    link.down()
-                await self._start(player)  # as a kubelet does
+            async with player.turn:
+                if player.has_ended and player.is_expected and player.life:
+                    await self._replace_what_ended(player)
             return
         life, listens, is_ready = player.life, False, False
         with suppress(aiohttp.ClientError, OSError, TimeoutError):
@@ -256,6 +256,13 @@ class Fleet:
         if listens:
             for link in player.links.values():
                 await link.up()
+
+    async def _replace_what_ended(self, player: Player) -> None:
+        """Start it again in its place, as a kubelet does; that it ended by itself is not forgotten."""
+        self.unasked_ends.append(f"{player.name} ended by itself with {player.worker.process.returncode}")
+        for link in player.links.values():
+            link.down()
+        await self._start(player)
 
     def _publish_ranks(self) -> None:
         members = [
