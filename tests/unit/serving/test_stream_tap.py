@@ -94,6 +94,15 @@ def test_a_stream_that_tells_no_tokens_passes_as_it_comes(data, asked):
     assert tap.is_whole
 
 
+@given(text=st.text(max_size=5), cut=st.integers(0, 200), separator=st.sampled_from([b"\n\n", b"\r\n\r\n"]))
+def test_of_a_stream_without_ids_only_whole_events_pass(text, cut, separator):
+    event = chunk(text, separator=separator)
+    tap = StreamTap(tells_tokens=False)
+    passed = tap.take(event + event[: min(cut, len(event) - 1)])
+    assert passed == event
+    assert not tap.is_whole
+
+
 def test_what_has_no_events_is_not_held_back_for_ever():
     tap = StreamTap(tells_tokens=True)
     passed = b"".join(tap.take(b"x" * 100_000) for _ in range(30))

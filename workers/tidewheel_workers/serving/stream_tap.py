@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 _SEPARATOR = b"\n\n"
+_SEPARATORS = (_SEPARATOR, b"\r\n\r\n")
 _ID, _DATA, _DONE, _ERROR = b"id: ", b"data: ", b"data: [DONE]", b'data: {"error"'
 #: More than any event; a stream that has no separators is none of ours.
 _MOST_BUFFERED = 1 << 20
@@ -20,7 +21,7 @@ class StreamTap:
 
     Args:
         tells_tokens: whether its servers were asked for the ids of its tokens. Of a stream that does not tell them
-            everything passes as it comes.
+            every event passes as it comes.
     """
 
     def __init__(self, *, tells_tokens: bool) -> None:
@@ -29,9 +30,10 @@ class StreamTap:
         self.tells_tokens = tells_tokens  # so far every chunk did
         self._sent: list[int] = []  # by the server that writes now
         self._tokens = 0  # all that were sent
-        self._buffer = b""  # an event that is not complete; of a stream without ids, the last bytes
+        self._buffer = b""  # an event that is not complete
         self._last = b""  # chunk that went to the client, or the first one where there are no ids
         self._has_usage = False
+        self._has_no_events = False
 
     @property
     def sent(self) -> tuple[int, ...] | None:
@@ -64,19 +66,24 @@ class StreamTap:
             if not self.tells_tokens:
                 rest = _SEPARATOR.join([*events[number:], rest])
                 break
-        if self.tells_tokens and len(rest) <= _MOST_BUFFERED and b"\r\n\r\n" not in rest:
+        if self.tells_tokens and len(rest) <= _MOST_BUFFERED and _SEPARATORS[1] not in rest:
             self._buffer = rest
             return passed
         self.tells_tokens = False
         return passed + self._take_as_it_is(rest)
 
     def _take_as_it_is(self, data: bytes) -> bytes:
+        """Whole events only: what ends the stream in place of its server must not stand in the middle of one."""
         seen = self._buffer + data
         if not self._last and _SEPARATOR in seen:
             self._last = seen.partition(_SEPARATOR)[0]
         self.is_whole = self.is_whole or _DONE in seen
-        self._buffer = seen if not self._last and len(seen) < _MOST_BUFFERED else seen[-len(_DONE) :]
-        return data
+        end = max(seen.rfind(one) + len(one) if one in seen else 0 for one in _SEPARATORS)
+        self._has_no_events = self._has_no_events or len(seen) - end > _MOST_BUFFERED
+        if self.is_whole or self._has_no_events:
+            end = len(seen)
+        self._buffer = seen[end:]
+        return seen[:end]
 
     def end(self, *, text: str = "", prompt_tokens: int | None = None) -> bytes:
         """What ends a stream in place of its server.
