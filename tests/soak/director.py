@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OVERCOME_SECONDS = 90.0
 MOST_DELAY_SECONDS = 0.15
-MOST_SILENT = 20  # connections of one fault
+MOST_SILENT, NOISES = 20, 8  # connections of one fault
 HALF_A_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: soak\r\nContent-Length: 1000\r\n\r\n{"
 
 
@@ -135,12 +135,12 @@ class Director:
 
     async def _garbage_frames(self, fault: Fault, player: Player) -> None:
         draw = random.Random(fault.seed)
-        for _ in range(8):
+        for _ in range(NOISES):
             await _send(player.worker.host, KV_PORT, noise(draw, b"TWKV\x01"))
 
     async def _garbage_bytes(self, fault: Fault, player: Player) -> None:
         draw = random.Random(fault.seed)
-        for _ in range(8):
+        for _ in range(NOISES):
             await _send(player.worker.host, HTTP_PORT, noise(draw, b"POST /v1/chat/completions HTTP/1.1\r\n"))
 
     async def _silence(self, fault: Fault, player: Player) -> None:

@@ -173,16 +173,16 @@ def ending(asked: Plan, seen: Seen) -> tuple[Ending, str]:
         return _stream_ending(asked, seen) if asked.is_stream else _whole_ending(asked, seen)
     if seen.end == "broken":
         return Ending.VANISHED, f"status {seen.status} and a part of its body"
-    code = _error_code(seen.raw)
-    if code is None:
+    told = _error(seen.raw)
+    if told is None:
         return Ending.WRONG, f"status {seen.status} without an error object: {seen.raw[:200]!r}"
     if seen.status == asked.wants_status:
-        return Ending.REFUSED, code
+        return Ending.REFUSED, told
     if seen.status in (429, 503):
-        return Ending.SHED, code
+        return Ending.SHED, told
     if seen.status in (502, 504):
-        return Ending.FAILED, code
-    return Ending.WRONG, f"status {seen.status} ({code}) where {asked.wants_status} belongs"
+        return Ending.FAILED, told
+    return Ending.WRONG, f"status {seen.status} ({told}) where {asked.wants_status} belongs"
 
 
 def _whole_ending(asked: Plan, seen: Seen) -> tuple[Ending, str]:
@@ -215,7 +215,7 @@ def _stream_ending(asked: Plan, seen: Seen) -> tuple[Ending, str]:
                     return Ending.WRONG, "something came behind an error"
                 if not _is_beginning(asked, texts):
                     return Ending.WRONG, f"{texts!r} is no part of the answer"
-                return Ending.INTERRUPTED, str(content["error"]["code"])
+                return Ending.INTERRUPTED, _told(content["error"])
             for choice in content["choices"]:
                 index = choice["index"]
                 if index in reasons:
@@ -244,9 +244,14 @@ def _is_beginning(asked: Plan, texts: dict[int, str]) -> bool:
     return all(asked.text.startswith(text) for text in texts.values())
 
 
-def _error_code(raw: bytes) -> str | None:
+def _error(raw: bytes) -> str | None:
+    """What an error object tells; None where it is none."""
     try:
         error = json.loads(raw)["error"]
-        return str(error["code"]) if error["message"] and error["type"] else None
+        return _told(error) if error["message"] and error["type"] else None
     except (ValueError, LookupError, TypeError):
         return None
+
+
+def _told(error: dict[str, Any]) -> str:
+    return f"{error['code']}: {error['message']}"

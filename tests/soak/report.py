@@ -116,7 +116,7 @@ def _requests(soak: Soak) -> Table:
         times = ttfts(soak.records, soak.windows, within_faults=within)
         table.add_row(f"streams {name}", *[""] * len(endings), _pair(times))
     for (how, code), count in sorted(
-        Counter((o.ending, o.detail) for o in soak.records if o.ending in ERRORS).items()
+        Counter((o.ending, o.detail.partition(":")[0]) for o in soak.records if o.ending in ERRORS).items()
     ):
         table.add_row(f"{how}: {code}", *(str(count) if one is how else "" for one in endings), "")
     return table

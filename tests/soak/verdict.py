@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.soak.clients import Record
-from tests.soak.director import MOST_SILENT, Window
+from tests.soak.director import MOST_SILENT, NOISES, Window
 from tests.soak.plans import Ending
 from tests.soak.residue import Residue
 
@@ -18,7 +18,11 @@ AFTERMATH_SECONDS = 5.0
 #: Descriptors, threads and memory that a process may hold beyond what one of its role held before the storm.
 MOST_DESCRIPTORS_MORE, MOST_THREADS_MORE, MOST_MB_MORE = 40, 8, 64.0
 
+#: What a gateway says that has lost one request with one server after the other.
+GIVEN_UP = "attempts failed"
 KILLS = ("kill", "kill one")
+#: What a gateway may take for a request although no client sent it, in a fault of that kind.
+MOST_OTHERS = {"silence": MOST_SILENT, "garbage bytes": NOISES}
 #: Endings that a fault may cause.
 EXCUSABLE = (Ending.SHED, Ending.FAILED, Ending.INTERRUPTED)
 #: Endings that a gateway told, with the status that it counted.
@@ -57,6 +61,11 @@ def is_excused(record: Record, windows: Sequence[Window]) -> bool:
     if record.ending is Ending.VANISHED:
         return is_within(record, _kills(windows, record.gateway, record.life))
     return record.ending not in NEVER
+
+
+def is_given_up(record: Record) -> bool:
+    """Whether a stream of one choice was interrupted before it had outlived as many servers as one may."""
+    return record.ending is Ending.INTERRUPTED and record.choices == 1 and GIVEN_UP not in record.detail
 
 
 def is_explained(complaint: str, windows: Iterable[Window]) -> bool:
@@ -101,7 +110,7 @@ def checks(
         ended("errors without a fault", *EXCUSABLE),
         _none(
             "streams of one choice that were not resumed",
-            [_told(one) for one in records if one.ending is Ending.INTERRUPTED and one.choices == 1],
+            [_told(one) for one in records if is_given_up(one)],
         ),
         _none(
             "faults not overcome",
@@ -160,8 +169,10 @@ def _miscounted(
         told = Counter(str(record.status) for record in mine if record.ending in TOLD)
         if _kills(windows, one.name, one.life):
             continue  # what a killed process had not told its supervisor yet is not counted
-        half = sum((w.fault.kind.name, w.name, w.life) == ("silence", one.name, one.life) for w in windows)
-        most = sent[one.name, one.life] + half * MOST_SILENT
+        others = sum(
+            MOST_OTHERS.get(w.fault.kind.name, 0) for w in windows if (w.name, w.life) == (one.name, one.life)
+        )
+        most = sent[one.name, one.life] + others
         if (
             any(one.codes.get(code, 0.0) < number for code, number in told.items())
             or sum(one.codes.values()) > most
