@@ -304,6 +304,14 @@ def test_a_prefill_lost_while_a_stream_is_resumed_is_replaced():
     assert story.last[-1].resumed == (7, 8)
 
 
+def test_a_decode_lost_before_it_resumed_a_stream_is_replaced():
+    story = Story(dispatch(group("a", decode=3))).then(Prefilled(hand_over=KV), Began(), KILLED)
+    story.then(Prefilled(hand_over=KV), Lost(what="no HTTP answer"))
+    assert isinstance(story.last[-1], AskPrefill)
+    assert story.last[-1].resumed == (7, 8)
+    assert story.then(Prefilled(hand_over=KV), Began(), Answered()).last == [Finish()]
+
+
 def test_a_stream_to_be_resumed_passes_those_who_wait():
     story = Story().then(Prefilled(hand_over=KV), Began())
     held = Story(story.world)
@@ -319,7 +327,7 @@ def test_a_stream_to_be_resumed_passes_those_who_wait():
     ("policy", "event", "want"),
     [
         pytest.param(LossPolicy(on_decode_loss="Error"), KILLED, BreakStream, id="error"),
-        pytest.param(LossPolicy(), Lost(what="killed"), BreakStream, id="an engine that tells no tokens"),
+        pytest.param(LossPolicy(), Lost(what="killed", sent=None), BreakStream, id="no tokens are told"),
         pytest.param(LossPolicy(on_decode_loss="Error"), Lost(what="", is_complete=True), EndStream, id="all is said"),
         pytest.param(LossPolicy(), Lost(what="", is_complete=True), EndStream, id="nothing to resume"),
     ],

@@ -35,13 +35,14 @@ class Prefilled:
 class Lost:
     """The backend took the request and failed, fell silent, or vanished.
 
-    Of a stream that had begun:
-        sent: the ids of the tokens that this backend sent and the client got; None when they are not known.
+    Of a stream:
+        sent: the ids of the tokens that this backend sent and the client got, none where it did not begin to answer;
+            None when they are not known.
         is_complete: the whole answer went to the client, and only the stream's proper end is missing.
     """
 
     what: str
-    sent: tuple[int, ...] | None = None
+    sent: tuple[int, ...] | None = ()
     is_complete: bool = False
 
 
