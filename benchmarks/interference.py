@@ -259,9 +259,9 @@ def _table(figures: Mapping[str, Figures], shapes: tuple[Shape, Shape], rounds: 
         title=f"Short chats ({SHORT_PROMPT} + {SHORT_ANSWER} tokens, {short.rate:.2f}/s) while prompts of "
         f"{long.prompt_tokens} tokens arrive ({long.rate:.2f}/s); {rounds} rounds of {seconds:g} s"
     )
-    table.add_column("short chats")
+    table.add_column("short chats", no_wrap=True)
     for name in figures:
-        table.add_column(f"bound: {name}" if name == ALONE else name, justify="right", width=12)
+        table.add_column(f"bound: {name}" if name == ALONE else name, justify="right", max_width=9)
     rows: tuple[tuple[str, Callable[[Figures], float]], ...] = (
         ("answered", lambda one: one.chats),
         ("TPOT p50 ms", lambda one: one.tpot_p50),
@@ -270,9 +270,9 @@ def _table(figures: Mapping[str, Figures], shapes: tuple[Shape, Shape], rounds: 
         ("longest gap ms", lambda one: one.gap_most),
         ("TTFT p50 ms", lambda one: one.ttft_p50),
         ("TTFT p99 ms", lambda one: one.ttft_p99),
-        ("long: TTFT p50 ms", lambda one: one.long_ttft_p50),
-        ("long: TTFT p99 ms", lambda one: one.long_ttft_p99),
-        ("all: tokens/s", lambda one: one.tokens_per_second),
+        ("long TTFT p50 ms", lambda one: one.long_ttft_p50),
+        ("long TTFT p99 ms", lambda one: one.long_ttft_p99),
+        ("tokens/s", lambda one: one.tokens_per_second),
     )
     for text, read in rows:
         values = [read(one) for one in figures.values()]
