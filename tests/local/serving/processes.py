@@ -46,6 +46,7 @@ class Worker:
     directory: Path
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    program: Sequence[str] = ()  # Python's arguments, where they are not the role's module
 
     @property
     def url(self) -> str:
@@ -68,7 +69,7 @@ class Worker:
         """Start, or start again."""
         with (self.directory / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"tidewheel_workers.serving.{self.role}"],
+                [sys.executable, *(self.program or ("-m", f"tidewheel_workers.serving.{self.role}"))],
                 env={
                     **{k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "TIDEWHEEL_"))},
                     "TIDEWHEEL_ROLE": self.role,

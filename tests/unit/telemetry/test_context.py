@@ -10,6 +10,7 @@ from tidewheel.telemetry import (
     context_from_environment,
     context_from_headers,
     link_from_annotations,
+    passing_context,
     trace_environment,
     trace_headers,
 )
@@ -64,6 +65,32 @@ def test_the_next_hop_continues_the_trace(tracer):
 
 def test_no_span_makes_no_headers():
     assert trace_headers() == {}
+
+
+@pytest.mark.parametrize("state", ["", "vendor=value"])
+@pytest.mark.parametrize("tenant", [None, "a"])
+def test_headers_are_those_of_the_propagators(state, tenant):
+    given = {"traceparent": TRACEPARENT} | ({"tracestate": state} if state else {})
+    context = context_from_headers(given)
+    if tenant is not None:
+        context = baggage.set_baggage("tenant", tenant, context)
+        given["baggage"] = f"tenant={tenant}"
+
+    assert trace_headers(context) == given
+
+
+def test_a_process_that_sends_no_spans_passes_the_callers_context_on():
+    assert trace_headers(passing_context({"host": "x", "traceparent": TRACEPARENT})) == {
+        "traceparent": TRACEPARENT
+    }
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}])
+def test_without_a_caller_it_makes_ids_up_which_further_hops_share(headers):
+    first, second = passing_context(headers), passing_context(headers)
+
+    assert ids(first) != ids(second)
+    assert ids(context_from_headers(trace_headers(first))) == ids(first)
 
 
 def test_a_pods_environment_carries_trace_and_baggage():

@@ -226,6 +226,11 @@ class Connection(asyncio.Protocol):
         if self._stream is not None and self._stream.on_pressure is not None:
             self._stream.on_pressure(False)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether more bytes are taken: not while too many wait for the answer to those before them."""
+        return self._transport is not None and self._transport.is_reading()
+
     # ---- what the server and its streams call
 
     def send(self, data: bytes) -> None:
