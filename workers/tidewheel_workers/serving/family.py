@@ -19,7 +19,7 @@ from tidewheel_workers.serving.metric_sums import snapshot, total
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from prometheus_client import Metric
 
@@ -56,7 +56,7 @@ class Member:
         """As in `Orders`."""
         reader, self._writer = await asyncio.open_connection(sock=self.place.talk, limit=MOST_LINE_BYTES)
         self._say({"say": "up"})
-        self._task = asyncio.create_task(self._obey(reader, service, open_requests, end))
+        self._task = asyncio.create_task(self._live(self._obey(reader, service, open_requests, end)))
 
     async def drained(self, service: Service, open_requests: OpenRequests) -> None:
         """As in `Orders`: the supervisor knows when all are done, and until then requests may still come here."""
@@ -109,7 +109,17 @@ class Member:
                     end()
                 case "end":
                     self._has_to_end.set()
-        log.error("the supervisor is gone")
+
+    async def _live(self, obeying: Coroutine[None, None, None]) -> None:
+        """Live no longer than the talk: without a supervisor nobody would ever end this process."""
+        try:
+            await obeying
+        except OSError as error:
+            log.error("the supervisor is gone: %s", error)
+        except Exception:
+            log.exception("the talk with the supervisor broke off")
+        else:
+            log.error("the supervisor is gone")
         logging.shutdown()
         os._exit(1)
 
