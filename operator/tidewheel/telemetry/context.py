@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from functools import cache
 
-from opentelemetry import baggage, propagate, trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -14,7 +14,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from tidewheel.api.meta import ANNOTATION_TRACEPARENT
 
 _TRACEPARENT = "traceparent"
-_W3C = frozenset({_TRACEPARENT, "tracestate", "baggage"})
 _ids = RandomIdGenerator()
 
 
@@ -32,18 +31,30 @@ def passing_context(headers: Mapping[str, str]) -> Context:
     Logs and further hops then tell one request by its ids, as with spans, and a hop whose spans are sent finds the last
     span that was sent as its parent. Names of headers have to be in lower case.
     """
-    context = Context()
-    if not _carriers().isdisjoint(headers):
-        context = context_from_headers(headers)
-        if trace.get_current_span(context).get_span_context().is_valid:
-            return context
+    carried = {name: headers[name] for name in _carriers() if name in headers}
+    if carried:
+        context = context_from_headers(carried)
+        caller = trace.get_current_span(context).get_span_context()
+        if caller.is_valid:
+            return trace.set_span_in_context(_Passed(caller, carried), context)
     made_up = trace.SpanContext(
         trace_id=_ids.generate_trace_id(),
         span_id=_ids.generate_span_id(),
         is_remote=False,
         trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
     )
-    return trace.set_span_in_context(trace.NonRecordingSpan(made_up), context)
+    span = trace.NonRecordingSpan(made_up)
+    if _TRACEPARENT in _carriers():
+        span = _Passed(made_up, {_TRACEPARENT: f"00-{made_up.trace_id:032x}-{made_up.span_id:016x}-01"})
+    return trace.set_span_in_context(span, Context())
+
+
+class _Passed(trace.NonRecordingSpan):
+    """What another span stands for, with the headers that carry it on: as they came, and written only once."""
+
+    def __init__(self, context: trace.SpanContext, headers: Mapping[str, str]) -> None:
+        super().__init__(context)
+        self.headers = headers
 
 
 @cache
@@ -59,17 +70,12 @@ def inject_headers(headers: MutableMapping[str, str], context: Context | None = 
 
 def trace_headers(context: Context | None = None) -> dict[str, str]:
     """The headers that carry `context`, by default the current one; empty if there is no span."""
-    span = trace.get_current_span(context).get_span_context()
-    if _carriers() == _W3C and not span.trace_state and not baggage.get_all(context):
-        # what the propagators would write, for every call of every request
-        return {_TRACEPARENT: _traceparent(span)} if span.is_valid else {}
+    span = trace.get_current_span(context)
+    if isinstance(span, _Passed):
+        return dict(span.headers)
     headers: dict[str, str] = {}
     inject_headers(headers, context)
     return headers
-
-
-def _traceparent(span: trace.SpanContext) -> str:
-    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
 
 
 def context_from_environment(environment: Mapping[str, str] | None = None) -> Context:

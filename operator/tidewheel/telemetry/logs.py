@@ -125,7 +125,7 @@ def _trace_ids() -> dict[str, str]:
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return {}
-    return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}
+    return {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 from tidewheel_workers.serving.engine import Sampling
 from tidewheel_workers.serving.errors import ApiError, invalid
@@ -61,7 +59,6 @@ TokenId = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 BiasedToken = Annotated[int, Field(ge=0, lt=1 << 31)]
 
 _FAULT = "fault"
-_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _texts = BeforeValidator(lambda value: [value] if isinstance(value, str) else value or [])
 
 
@@ -309,14 +306,6 @@ REQUESTS: dict[str, type[ChatRequest] | type[CompletionRequest]] = {
 }
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-#: Python's own reader takes NaN and Infinity, which no bound would keep out.
-_JSON = json.JSONDecoder(parse_constant=_no_number)
-
-
 def read_json_object(raw: bytes) -> dict[str, Any]:
     """A request's body.
 
@@ -324,11 +313,10 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         ApiError: it is no JSON object.
     """
     try:
-        body = _JSON.decode(raw.decode())
-        if _HALF_CHARACTER.search(raw):
-            # an escaped surrogate without its other half is JSON, but no text that could be encoded
-            json.dumps(body, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        # stricter than Python's own reader: no NaN, which no bound would keep out, no half of a surrogate pair, which is no
+        # text that could be encoded, and no nesting without end
+        body = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
         raise invalid("invalid_json", f"the body is not JSON in UTF-8: {error}") from error
     if not isinstance(body, dict):
         raise invalid("invalid_json", f"the body must be a JSON object, not {type(body).__name__}")

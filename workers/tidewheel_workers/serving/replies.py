@@ -6,9 +6,10 @@ request with several prompts.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic_core import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -194,7 +195,7 @@ class Part:
 def usage_of(body: bytes) -> tuple[int, int]:
     """Prompt and output tokens of a whole answer; nothing where it does not tell them."""
     try:
-        usage: dict[str, Any] = json.loads(body)["usage"]
+        usage: dict[str, Any] = from_json(body)["usage"]
         return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
     except (ValueError, KeyError, TypeError):
         return 0, 0

@@ -118,7 +118,7 @@ class RequestReader:
         if version not in ("1.1", "1.0"):
             raise _Refused(505, "http_version", f"HTTP/{version} is not spoken here; use HTTP/1.1")
         headers = _join(self._headers)
-        if version == "1.1" and sum(name.lower() == b"host" for name, _ in self._headers) != 1:
+        if version == "1.1" and "," in headers.get("host", ","):
             raise _Refused(400, "malformed_request", "a request names its host once, in the header Host")
         if headers.get("transfer-encoding", "chunked").lower() != "chunked":
             raise _Refused(
