@@ -35,6 +35,7 @@ class Seen:
     first: list[int] = field(default_factory=list)  # to its first byte
     token: list[int] = field(default_factory=list)  # from the server's writing of a token to its arrival
     errors: int = 0
+    begun: int = 0  # exchanges, also those that are not measured
     seconds: float = 0.0
 
     @property
@@ -93,6 +94,7 @@ class _Connection(asyncio.Protocol):
 class _Caller:
     def __init__(self, steps: Sequence[Sequence[Ask]]) -> None:
         self.seen = Seen()
+        self.begun = 0
         self.is_over = False
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._steps = [[_Connection(self, ask) for ask in step] for step in steps]
@@ -109,6 +111,7 @@ class _Caller:
                 await loop.create_connection(lambda one=one: one, one.ask.host, one.ask.port)
 
     def begin(self) -> None:
+        self.begun += 1
         self._began = time.monotonic_ns()
         self._step = 0
         self._ask()
@@ -187,5 +190,6 @@ async def load(
         caller.is_over = True
     await asyncio.wait([caller.ended for caller in many], timeout=5)
     for caller in many:
+        total.begun += caller.begun
         caller.close()
     return total
