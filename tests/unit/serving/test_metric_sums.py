@@ -17,9 +17,11 @@ def gateway(
     *, requests: int = 0, open_requests: int = 0, groups: int = 1, seconds: float = 0.2
 ) -> CollectorRegistry:
     registry = CollectorRegistry()
-    metrics = GatewayMetrics(registry, open_requests=lambda: open_requests, groups=lambda: groups)
+    metrics = GatewayMetrics(
+        registry, open_requests=lambda: open_requests, groups=lambda: groups, waiting=lambda: 0
+    )
     for _ in range(requests):
-        metrics.request("200").inc()
+        metrics.request("200", "").inc()
         metrics.duration.observe(seconds)
     return registry
 
@@ -41,7 +43,7 @@ def seen(registry: CollectorRegistry):
 
 def test_what_was_counted_is_added_up():
     added = total([seen(gateway(requests=2)), seen(gateway(requests=3, seconds=0.7))])
-    assert value(added, "tidewheel_gateway_requests_total", code="200") == 5
+    assert value(added, "tidewheel_gateway_requests_total", code="200", scenario="") == 5
     assert value(added, "tidewheel_gateway_request_seconds_count") == 5
     assert value(added, "tidewheel_gateway_request_seconds_sum") == pytest.approx(2 * 0.2 + 3 * 0.7)
     assert value(added, "tidewheel_gateway_request_seconds_bucket", le="0.25") == 2
@@ -56,7 +58,7 @@ def test_open_requests_are_added_up_and_what_all_see_is_not():
 def test_a_process_that_ended_leaves_what_it_counted():
     ended = lasting(seen(gateway(requests=2, open_requests=9)))
     added = total([ended, seen(gateway(requests=1, open_requests=1))])
-    assert value(added, "tidewheel_gateway_requests_total", code="200") == 3
+    assert value(added, "tidewheel_gateway_requests_total", code="200", scenario="") == 3
     assert value(added, "tidewheel_gateway_open_streams") == 1
 
 
