@@ -96,5 +96,3 @@ def test_a_lines_speed_is_how_fast_it_was_left_lately():
     assert speed.seconds_for(0, now) == pytest.approx(0.1)
     assert speed.seconds_for(9, now) == pytest.approx(1.0)
     assert speed.seconds_for(9, now + 10) > 10  # nobody was taken since
-    speed.emptied()
-    assert speed.seconds_for(0, now) is None

@@ -13,7 +13,7 @@ import math
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidewheel_workers.serving.candidates import Candidates, Place, Pool, Role
 from tidewheel_workers.serving.errors import ApiError
@@ -68,32 +68,28 @@ class Ticket:
     hold: Hold | None = None  # what it may ask now,
     role: Role = "prefill"  # what that is,
     group: str = ""  # and where
-    line: _Line | None = None  # it stands in, or stood in last
+    line: _Key | None = None  # it stands in, or stood in last
     is_waiting: bool = False
     not_before: float = 0.0
     refusals: int = 0  # in a row
     wait_seconds: float = FIRST_WAIT_SECONDS
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Line:
+class _Key(NamedTuple):
     role: Role
     groups: frozenset[str]
-    is_short: bool = False  # decodes may compute these prompts
+    is_short: bool  # decodes may compute these prompts
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Line:
+    """Those who wait for the same backends; it ends with the last of them."""
+
+    key: _Key
     waiting: list[Ticket] = field(default_factory=list)  # by order
     speed: LineSpeed = field(default_factory=LineSpeed)
     closed_until: float = 0.0  # no backend may be asked before, unless something happens
     paused_until: float = 0.0  # all who wait pause, and the first goes on then
-
-    def add(self, ticket: Ticket) -> None:
-        insort(self.waiting, ticket, key=_order)
-        ticket.line, ticket.is_waiting = self, True
-
-    def remove(self, ticket: Ticket) -> None:
-        self.waiting.remove(ticket)
-        ticket.is_waiting = False
-        if not self.waiting:
-            self.speed.emptied()
 
 
 class Dispatch:
@@ -117,7 +113,7 @@ class Dispatch:
         )
         self._jitter = jitter
         self._numbers = itertools.count()
-        self._lines: dict[tuple[Role, frozenset[str], bool], _Line] = {}
+        self._lines: dict[_Key, _Line] = {}
         self._pools: dict[tuple[Role, frozenset[str]], Pool] = {}
         self._woken: list[Ticket] = []
 
@@ -129,13 +125,12 @@ class Dispatch:
         self.ledger.gateways = gateways
         self._pools.clear()
         self.ledger.forget_all_but(frozenset(b.name for g in groups for b in (*g.prefill, *g.decode)))
-        for line in self._lines.values():
-            if line.role == "decode" and not self._pool(line.role, line.groups).places:
+        for key, line in list(self._lines.items()):
+            if key.role == "decode" and not self._pool(key.role, key.groups).places:
                 # the group left; its KV is of no use to another
                 self._woken += line.waiting
                 for ticket in list(line.waiting):
-                    line.remove(ticket)
-        self._lines = {key: line for key, line in self._lines.items() if line.waiting}
+                    self._remove(ticket)
         self._open()
         self.grant(at)
 
@@ -147,12 +142,12 @@ class Dispatch:
     @property
     def waiting(self) -> int:
         """Requests that stand in line for a prefill."""
-        return sum(len(line.waiting) for line in self._lines.values() if line.role == "prefill")
+        return sum(len(line.waiting) for line in self._lines.values() if line.key.role == "prefill")
 
     @property
     def look_again_at(self) -> float:
         """When time alone may let someone go on."""
-        times = [max(line.closed_until, line.paused_until) for line in self._lines.values() if line.waiting]
+        times = [max(line.closed_until, line.paused_until) for line in self._lines.values()]
         return min(self.ledger.next_tick, *times) if times else math.inf
 
     def take_woken(self) -> list[Ticket]:
@@ -164,7 +159,7 @@ class Dispatch:
         """Let go on who may."""
         if self.ledger.tick(at):
             self._open()
-        lines = [line for line in self._lines.values() if line.waiting and line.closed_until <= at]
+        lines = [line for line in self._lines.values() if line.closed_until <= at]
         while lines:
             line = min(lines, key=lambda one: one.waiting[0].order)
             if not self._grant_first(line, at) or not line.waiting:
@@ -178,8 +173,13 @@ class Dispatch:
         Gives the error with which the request ends when waiting is of no use.
         """
         groups = frozenset((group,)) if group else ticket.call.groups
-        line = self._line(role, groups, is_short=role == "prefill" and self._is_short(ticket))
-        line.add(ticket)
+        key = ticket.line = _Key(role, groups, role == "prefill" and self._is_short(ticket))
+        if not self._lines and ticket.not_before <= at and self._let_go(ticket, key, at):
+            return None
+        if (line := self._lines.get(key)) is None:
+            line = self._lines[key] = _Line(key=key)
+        insort(line.waiting, ticket, key=_order)
+        ticket.is_waiting = True
         self.grant(at)
         if not ticket.is_waiting:
             self._woken.remove(ticket)  # it is told so right now
@@ -193,8 +193,8 @@ class Dispatch:
 
     def leave(self, ticket: Ticket, at: float) -> None:
         """The request waits no longer; a backend that it was to ask is free for others."""
-        if ticket.line is not None and ticket.is_waiting:
-            ticket.line.remove(ticket)
+        if ticket.is_waiting:
+            self._remove(ticket)
         if ticket.hold is not None:
             self.ledger.withdraw(ticket.hold)
             ticket.hold = None
@@ -222,8 +222,8 @@ class Dispatch:
         """The backend works on the request."""
         self.ledger.took(hold, at)
         ticket.refusals, ticket.wait_seconds = 0, FIRST_WAIT_SECONDS
-        if ticket.line is not None and ticket.line.waiting:
-            ticket.line.speed.left(at)
+        if ticket.line is not None and (line := self._lines.get(ticket.line)) is not None:
+            line.speed.left(at)
         self._open()
         self.grant(at)
 
@@ -242,7 +242,7 @@ class Dispatch:
 
     def gave_back(self, hold: Hold, at: float) -> None:
         """The request left the backend, which has a free slot now."""
-        self.ledger.gave_back(hold, at, is_wanted=any(line.waiting for line in self._lines.values()))
+        self.ledger.gave_back(hold, at, is_wanted=bool(self._lines))
         self._open()
         self.grant(at)
 
@@ -258,22 +258,16 @@ class Dispatch:
     def _grant_first(self, line: _Line, at: float) -> bool:
         """Let the first of a line go on that can; False when none can."""
         line.paused_until = 0.0
-        pool = self._pool(line.role, line.groups)
+        is_prefill = line.key.role == "prefill"
         for ticket in line.waiting[:LOOKED_AT]:
             if ticket.not_before > at:
                 continue
-            if line.role == "prefill" and ticket.born_at < at and at >= self.gives_up_at(ticket, at):
-                line.remove(ticket)
+            is_late = is_prefill and ticket.born_at < at and at >= self.gives_up_at(ticket, at)
+            if is_late or self._let_go(ticket, line.key, at):
+                self._remove(ticket)
                 self._woken.append(ticket)
                 return True
-            place, role = self._place_for(ticket, line, pool, at)
-            if place is not None:
-                line.remove(ticket)
-                ticket.hold = self.ledger.ask(place.backend, at)
-                ticket.group, ticket.role = place.group.name, role
-                self._woken.append(ticket)
-                return True
-            line.closed_until = self._candidates.opens_at(pool, at)
+            line.closed_until = self._candidates.opens_at(self._pool(line.key.role, line.key.groups), at)
             if line.closed_until > at:
                 return False
         # those who may be asked would be too late for the first ones, or these pause
@@ -281,9 +275,27 @@ class Dispatch:
         line.paused_until = min(pauses, default=math.inf)
         return False
 
-    def _place_for(self, ticket: Ticket, line: _Line, pool: Pool, at: float) -> tuple[Place | None, Role]:
+    def _let_go(self, ticket: Ticket, key: _Key, at: float) -> bool:
+        """Let a request ask the best backend that may be asked now, if there is one."""
+        place, role = self._place_for(ticket, key, self._pool(key.role, key.groups), at)
+        if place is None:
+            return False
+        ticket.hold = self.ledger.ask(place.backend, at)
+        ticket.group, ticket.role = place.group.name, role
+        return True
+
+    def _remove(self, ticket: Ticket) -> None:
+        """It stands in line no longer."""
+        ticket.is_waiting = False
+        if ticket.line is not None:
+            waiting = self._lines[ticket.line].waiting
+            waiting.remove(ticket)
+            if not waiting:
+                del self._lines[ticket.line]
+
+    def _place_for(self, ticket: Ticket, key: _Key, pool: Pool, at: float) -> tuple[Place | None, Role]:
         """Whom a request may ask now."""
-        if line.role == "decode":
+        if key.role == "decode":
             return self._candidates.best(pool, at, suspects=ticket.suspects), "decode"
         facts = ticket.call.facts
 
@@ -295,14 +307,13 @@ class Dispatch:
         place = self._candidates.best(
             pool, at, prefixes=facts.prefixes, suspects=ticket.suspects, fits=in_time
         )
-        if place is None and line.is_short:
+        if place is None and key.is_short:
             return self._candidates.decode_with_room(pool, at, busy=self._owed()), "decode"
         return place, "prefill"
 
     def _owed(self) -> frozenset[str]:
         """The groups in which computed prompts wait for a decode."""
-        lines = [line for line in self._lines.values() if line.role == "decode" and line.waiting]
-        return frozenset(name for line in lines for name in line.groups)
+        return frozenset(name for key in self._lines if key.role == "decode" for name in key.groups)
 
     def _is_short(self, ticket: Ticket) -> bool:
         """Whether a decode may compute the prompt: it is short, and no prefill is likely to have it cached."""
@@ -336,12 +347,6 @@ class Dispatch:
         """Something happened that may let someone go on."""
         for line in self._lines.values():
             line.closed_until = 0.0
-
-    def _line(self, role: Role, groups: frozenset[str], *, is_short: bool) -> _Line:
-        key = (role, groups, is_short)
-        if (line := self._lines.get(key)) is None:
-            line = self._lines[key] = _Line(role=role, groups=groups, is_short=is_short)
-        return line
 
     def _pool(self, role: Role, groups: frozenset[str]) -> Pool:
         if (pool := self._pools.get((role, groups))) is None:

@@ -127,14 +127,10 @@ class Pace:
 
 
 class LineSpeed:
-    """How many requests a second leave a line because a server took them, while the line is never empty."""
+    """How many requests a second leave a line because a server took them, as long as anybody waits."""
 
     def __init__(self) -> None:
         self._left: deque[float] = deque(maxlen=MOST_SEEN)
-
-    def emptied(self) -> None:
-        """Nobody waits: what was seen says nothing of the next line."""
-        self._left.clear()
 
     def left(self, at: float) -> None:
         """One was taken."""
