@@ -31,30 +31,61 @@ def passing_context(headers: Mapping[str, str]) -> Context:
     Logs and further hops then tell one request by its ids, as with spans, and a hop whose spans are sent finds the last
     span that was sent as its parent. Names of headers have to be in lower case.
     """
-    carried = {name: headers[name] for name in _carriers() if name in headers}
-    if carried:
+    carriers = _carriers()
+    if not carriers.isdisjoint(headers):
+        carried = {name: headers[name] for name in carriers if name in headers}
         context = context_from_headers(carried)
         caller = trace.get_current_span(context).get_span_context()
         if caller.is_valid:
-            return trace.set_span_in_context(_Passed(caller, carried), context)
-    made_up = trace.SpanContext(
-        trace_id=_ids.generate_trace_id(),
-        span_id=_ids.generate_span_id(),
-        is_remote=False,
-        trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
-    )
-    span = trace.NonRecordingSpan(made_up)
-    if _TRACEPARENT in _carriers():
-        span = _Passed(made_up, {_TRACEPARENT: f"00-{made_up.trace_id:032x}-{made_up.span_id:016x}-01"})
-    return trace.set_span_in_context(span, Context())
+            return trace.set_span_in_context(
+                _Passed(caller.trace_id, caller.span_id, carried, caller), context
+            )
+    trace_id, span_id = _ids.generate_trace_id(), _ids.generate_span_id()
+    return trace.set_span_in_context(_Passed(trace_id, span_id, None, None), Context())
 
 
 class _Passed(trace.NonRecordingSpan):
-    """What another span stands for, with the headers that carry it on: as they came, and written only once."""
+    """What another span stands for, with the headers that carry it on: as they came, and written only once.
 
-    def __init__(self, context: trace.SpanContext, headers: Mapping[str, str]) -> None:
-        super().__init__(context)
-        self.headers = headers
+    There is one for every request, so all that few ask for is made when they do.
+    """
+
+    def __init__(
+        self,
+        trace_id: int,
+        span_id: int,
+        headers: Mapping[str, str] | None,
+        context: trace.SpanContext | None,
+    ) -> None:
+        self._trace_id, self._span_id = trace_id, span_id
+        self._headers = headers
+        self._made = context
+
+    def get_span_context(self) -> trace.SpanContext:
+        """As in `Span`."""
+        if self._made is None:
+            self._made = trace.SpanContext(
+                trace_id=self._trace_id,
+                span_id=self._span_id,
+                is_remote=False,
+                trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
+            )
+        return self._made
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """As log records tell them."""
+        return {"trace_id": f"{self._trace_id:032x}", "span_id": f"{self._span_id:016x}"}
+
+    def headers(self, context: Context | None) -> dict[str, str]:
+        """As the next hop is told of it."""
+        if self._headers is None:
+            if _TRACEPARENT in _carriers():
+                self._headers = {_TRACEPARENT: f"00-{self._trace_id:032x}-{self._span_id:016x}-01"}
+            else:
+                self._headers = {}
+                inject_headers(self._headers, context)
+        return dict(self._headers)
 
 
 @cache
@@ -72,10 +103,21 @@ def trace_headers(context: Context | None = None) -> dict[str, str]:
     """The headers that carry `context`, by default the current one; empty if there is no span."""
     span = trace.get_current_span(context)
     if isinstance(span, _Passed):
-        return dict(span.headers)
+        return span.headers(context)
     headers: dict[str, str] = {}
     inject_headers(headers, context)
     return headers
+
+
+def trace_ids() -> dict[str, str]:
+    """The ids of the current span, as log records carry them; empty if there is no span."""
+    span = trace.get_current_span()
+    if isinstance(span, _Passed):
+        return span.ids
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 def context_from_environment(environment: Mapping[str, str] | None = None) -> Context:

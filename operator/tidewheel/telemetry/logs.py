@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
 
-from opentelemetry import trace
+from tidewheel.telemetry.context import trace_ids
 
 LogFormat = Literal["json", "text"]
 
@@ -84,7 +84,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        pairs = "".join(f" {name}={value}" for name, value in (_extra(record) | _trace_ids()).items())
+        pairs = "".join(f" {name}={value}" for name, value in (_extra(record) | trace_ids()).items())
         lines = [
             f"{_timestamp(record.created)} {record.levelname:<7} {record.name}: {record.getMessage()}{pairs}"
         ]
@@ -103,7 +103,7 @@ def _fields(
         "level": level.lower(),
         "logger": logger,
         "message": message,
-        **_trace_ids(),
+        **trace_ids(),
     }
     for name, value in extra.items():
         fields[f"{name}_" if name in fields or name == "error" else name] = value
@@ -119,13 +119,6 @@ def _timestamp(created: float) -> str:
 def _second(second: int) -> str:
     """Written once for all records of one second."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _trace_ids() -> dict[str, str]:
-    span = trace.get_current_span().get_span_context()
-    if not span.is_valid:
-        return {}
-    return {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from tidewheel.api.ranktable import Backend
 from tidewheel_workers.serving.backends import Backends, Upstream
 from tidewheel_workers.serving.forwarding_steps import AskDecode, AskPrefill, Prefilled, Refused
-from tidewheel_workers.serving.http1.client import ConnectionLost
+from tidewheel_workers.serving.http1.client import ConnectionLost, Whole
 from tidewheel_workers.serving.http1.messages import Limits, Response
 from tidewheel_workers.serving.http1.server import HttpServer
 from tidewheel_workers.serving.spans import Spans
@@ -101,9 +101,9 @@ async def test_a_prefill_is_told_what_the_client_has_and_writes_one_token_more(s
 async def test_a_decode_that_is_to_compute_the_prompt_is_told_of_no_transfer(server, backends):
     server.answer = Response.of_json({"choices": []})
     ask = AskDecode(backend=server.backend, hand_over=None, until=FOREVER)
-    upstream = await backends.decode(ask, "/v1/chat/completions", BODY, {}, FOREVER)
-    assert isinstance(upstream, Upstream)
-    upstream.close()
+    answer = await backends.decode(ask, "/v1/chat/completions", BODY, {}, FOREVER)
+    assert isinstance(answer, Whole)
+    assert answer.body == server.answer.body
     assert server.body == BODY
     assert "x-tidewheel-token-ids" not in server.asked[-1].headers
 

@@ -22,7 +22,13 @@ from tidewheel_workers.serving.forwarding_steps import (
     RequestTimedOut,
     TransferFailed,
 )
-from tidewheel_workers.serving.http1.client import ConnectionLost, HttpClient, Unreachable, encode_request
+from tidewheel_workers.serving.http1.client import (
+    ConnectionLost,
+    HttpClient,
+    Unreachable,
+    Whole,
+    encode_request,
+)
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
 from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED
 from tidewheel_workers.serving.spans import call_headers, headers_in
@@ -49,10 +55,10 @@ _HAND_OVER = {"do_remote_decode": True, "do_remote_prefill": False}
 
 
 class Upstream:
-    """An answer on its way from a decode. Close it, whatever happens."""
+    """A stream on its way from a decode. Close it, whatever happens."""
 
     def __init__(self, call: _Call, answer: Answer, first: bytes, ends_at: float) -> None:
-        self.first = first  # of a stream: what came first; else the whole body
+        self.first = first  # what came of it
         self._call = call
         self._answer = answer
         self._ends_at = ends_at
@@ -114,6 +120,7 @@ class Backends:
         self._spans = spans
         self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
         self._early = EarlyHandOvers()
+        self._asks_early = asks_early
         self._asked_of_prefill = _HAND_OVER | {"early": True} if asks_early else _HAND_OVER
 
     async def close(self) -> None:
@@ -139,19 +146,20 @@ class Backends:
         early: Mapping[str, Any] | None = None
         try:
             try:
-                until = min(ask.until, ends_at)
-                answer = await self._post(
-                    ask.backend, path, prompt, headers_in(call.span, headers), until=until
-                )
-                early = self._early.take(answer, then=call.end, until=until + RELEASE_SECONDS)
-                if early is not None:
-                    return Prefilled(hand_over=early)
-                raw = await _read(answer)
+                until, headers = min(ask.until, ends_at), headers_in(call.span, headers)
+                if self._asks_early:
+                    begun = await self._send(ask.backend, path, prompt, headers, until=until)
+                    early = self._early.take(begun, then=call.end, until=until + RELEASE_SECONDS)
+                    if early is not None:
+                        return Prefilled(hand_over=early)
+                    answer = await _whole(begun)
+                else:
+                    answer = await self._fetch(ask.backend, path, prompt, headers, until=until)
             except OSError as error:
                 return _failure(error, call, ends_at)
             if answer.status != 200:
-                return _refusal(answer, raw, call)
-            hand_over = _json_object(raw).get("kv_transfer_params")
+                return _refusal(answer, call)
+            hand_over = _json_object(answer.body).get("kv_transfer_params")
             if not isinstance(hand_over, dict) or not hand_over.get("do_remote_prefill"):
                 return Lost(what=f"{ask.backend.name} answered without kv_transfer_params")
             return Prefilled(hand_over=hand_over)
@@ -168,8 +176,8 @@ class Backends:
         ends_at: float,
         *,
         tells_tokens: bool = False,
-    ) -> Upstream | Event:
-        """Let a decode answer; gives the answer, or its first part where it is a stream, or why there is none.
+    ) -> Upstream | Whole | Event:
+        """Let a decode answer; gives a stream that has begun, or a whole answer, or why there is none.
 
         With `tells_tokens` it is asked to put the ids of its tokens into a stream.
         """
@@ -178,52 +186,76 @@ class Backends:
         request = {**body, "kv_transfer_params": params} if params else body
         if tells_tokens:
             headers = {**headers, IDS_HEADER: "1"}
-        answer: Answer | None = None
-        outcome: Upstream | Event | None = None
         call = self._begin("decode", ask.backend)
+        headers = headers_in(call.span, headers)
+        outcome: Upstream | Whole | Event | None = None
         try:
             # a stream is due with its first token, a whole answer when the request's time is over
-            until = min(ask.until, ends_at) if is_stream else ends_at
-            answer = await self._post(ask.backend, path, request, headers_in(call.span, headers), until=until)
-            if answer.status == 200:
-                first = await (answer.next() if is_stream else answer.read(MOST_ANSWER_BYTES))
-                answer.wait_until(ends_at)
-                outcome = Upstream(call, answer, first, ends_at) if first else Lost(what="an empty answer")
+            if is_stream:
+                until = min(ask.until, ends_at)
+                outcome = await self._open(call, path, request, headers, until=until, ends_at=ends_at)
             else:
-                outcome = _refusal(answer, await answer.read(MOST_ANSWER_BYTES), call)
+                outcome = await self._fetch(ask.backend, path, request, headers, until=ends_at)
+            if isinstance(outcome, Whole) and outcome.status != 200:
+                outcome = _refusal(outcome, call)
+            elif isinstance(outcome, Whole) and not outcome.body:
+                outcome = Lost(what="an empty answer")
         except OSError as error:
             outcome = _failure(error, call, ends_at)
         finally:
             if not isinstance(outcome, Upstream):
-                if answer is not None:
-                    answer.close()
                 call.end()
         return outcome
+
+    async def _open(
+        self,
+        call: _Call,
+        path: str,
+        body: Mapping[str, Any],
+        headers: dict[str, str],
+        *,
+        until: float,
+        ends_at: float,
+    ) -> Upstream | Whole | Event:
+        """A stream with its first part, or what came instead."""
+        answer = await self._send(call.backend, path, body, headers, until=until)
+        if answer.status != 200:
+            return await _whole(answer)
+        outcome: Upstream | None = None
+        try:
+            if not (first := await answer.next()):
+                return Lost(what="an empty answer")
+            outcome = Upstream(call, answer, first, ends_at)
+            return outcome
+        finally:
+            if outcome is None:
+                answer.close()
 
     async def release(self, instruction: ReleaseKV) -> None:
         """Tell a prefill that its KV will not be fetched; engines that do not know this have a lease."""
         backend = instruction.backend
         try:
             until = time.monotonic() + RELEASE_SECONDS
-            await self._whole(backend, RELEASE_PATH, instruction.hand_over, call_headers(""), until=until)
+            await self._fetch(backend, RELEASE_PATH, instruction.hand_over, call_headers(""), until=until)
         except OSError as error:
             log.info("the KV at %s waits for its lease to end: %s", backend.name, error)
 
     def _begin(self, role: str, backend: Backend) -> _Call:
         return _Call(backend, self._spans.of_call(role, backend))
 
-    async def _whole(
-        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
-    ) -> tuple[Answer, bytes]:
-        answer = await self._post(backend, path, body, headers, until=until)
-        return answer, await _read(answer)
-
-    async def _post(
+    async def _send(
         self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
     ) -> Answer:
         address = (backend.address, backend.port)
         request = encode_request("POST", address, path, headers, _json_bytes(body))
         return await self._client.send(address, request, until=until)
+
+    async def _fetch(
+        self, backend: Backend, path: str, body: Mapping[str, Any], headers: dict[str, str], *, until: float
+    ) -> Whole:
+        address = (backend.address, backend.port)
+        request = encode_request("POST", address, path, headers, _json_bytes(body))
+        return await self._client.fetch(address, request, most=MOST_ANSWER_BYTES, until=until)
 
 
 class _Call:
@@ -247,28 +279,28 @@ def _params(params: Mapping[str, Any], ask: AskPrefill | AskDecode) -> Mapping[s
     return {**params, RESUMED: ask.resumed} if ask.resumed else params
 
 
-async def _read(answer: Answer) -> bytes:
-    """The body of an answer that is to be closed then."""
+async def _whole(answer: Answer) -> Whole:
+    """An answer that has begun, with its body; it is closed then."""
     try:
-        return await answer.read(MOST_ANSWER_BYTES)
+        return Whole(answer.status, answer.headers, await answer.read(MOST_ANSWER_BYTES))
     finally:
         answer.close()
 
 
-def _refusal(answer: Answer, raw: bytes, call: _Call) -> Event:
+def _refusal(answer: Whole, call: _Call) -> Event:
     """What a status other than 200 means for the request."""
     status = answer.status
     call.span.set_attribute("http.response.status_code", status)
     if status == 429:
         return Refused(cause="busy", retry_after=_retry_after(answer.headers))
-    error = _json_object(raw).get("error")
+    error = _json_object(answer.body).get("error")
     code = error.get("code") if isinstance(error, dict) else None
     if status == 503 and code == TRANSFER_FAILED:
         return TransferFailed(what=f"{call.backend.name} could not pull the KV")
     if status == 503:
         return Refused(cause="unavailable", retry_after=_retry_after(answer.headers))
     if 400 <= status < 500 and status != 408:
-        return Rejected(status=status, body=raw)
+        return Rejected(status=status, body=answer.body)
     call.span.set_status(Status(StatusCode.ERROR))
     return Lost(what=f"{call.backend.name} answered {status}")
 

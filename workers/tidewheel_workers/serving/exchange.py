@@ -31,6 +31,7 @@ from tidewheel_workers.serving.forwarding_steps import (
     Woke,
 )
 from tidewheel_workers.serving.front import error_response
+from tidewheel_workers.serving.http1.client import Whole
 from tidewheel_workers.serving.http1.messages import Response
 from tidewheel_workers.serving.openai_answers import sse
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
@@ -149,14 +150,14 @@ class Exchange:
             self._ends_at,
             tells_tokens=self._tap.tells_tokens,
         )
-        if not isinstance(outcome, Upstream):
+        if not isinstance(outcome, Upstream | Whole):
             return outcome
+        if ask.hand_over is None:
+            self._gateway.metrics.prefilled_by_decodes.inc()
+        if isinstance(outcome, Whole):
+            self._response = Response(body=outcome.body)
+            return Answered()
         try:
-            if ask.hand_over is None:
-                self._gateway.metrics.prefilled_by_decodes.inc()
-            if not self._body.get("stream"):
-                self._response = Response(body=outcome.first)
-                return Answered()
             return await self._relay(ask, outcome)
         finally:
             # a decode notices by this that nobody listens any more

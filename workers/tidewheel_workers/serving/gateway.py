@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics
 from prometheus_client import CollectorRegistry
 
 from tidewheel.api.reasons import Reason
@@ -201,7 +201,7 @@ class Gateway:
         labels = gen_ai_attributes(
             operation="chat" if request.path == CHAT else "text_completion", request_model=parsed.model
         )
-        trace.get_current_span().set_attributes(labels)
+        self.spans.describe(labels)
         meter = StreamMeter(choices=parsed.answers, tells_usage=parsed.include_usage)
         reply = Reply(incoming, meter=meter, on_tokens=self.metrics.output_tokens.inc, headers=visit.headers)
         exchange = self._exchange(reply, visit.body, parsed)
@@ -253,7 +253,7 @@ class Gateway:
         self.metrics.duration.observe(taken)
         if error_code:
             labels = labels | {"error.type": error_code}
-            trace.get_current_span().set_attribute("error.type", error_code)
+            self.spans.describe({"error.type": error_code})
         if error_code in LATE_CODES:
             self.metrics.early_terminations.labels(error_code, exchange.scenario).inc()
         first = exchange.first_token_seconds

@@ -15,6 +15,7 @@ from tidewheel.telemetry import (
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from tidewheel.api.ranktable import Backend
@@ -46,11 +47,18 @@ class Spans:
             },
         )
 
+    def describe(self, attributes: Mapping[str, str]) -> None:
+        """Say more of the request whose span is current."""
+        if self._are_sent:
+            trace.get_current_span().set_attributes(attributes)
+
     def of_call(self, role: str, backend: Backend) -> trace.Span:
-        """The client span of one call for the request whose span is current; the caller ends it."""
-        current = trace.get_current_span()
-        if not current.is_recording():
-            return current
+        """The client span of one call for the request whose span is current; the caller ends it.
+
+        One that records nothing where that of the request does not either.
+        """
+        if not self._are_sent or not trace.get_current_span().is_recording():
+            return trace.INVALID_SPAN
         return tracer.start_span(
             role,
             kind=trace.SpanKind.CLIENT,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from tidewheel_workers.serving.http1.answer_reader import AnswerReader, BadAnswer
 from tidewheel_workers.serving.http1.sweeping import sweep
@@ -37,14 +38,17 @@ def encode_request(
     Raises:
         ValueError: a header holds a line break, which would begin another header.
     """
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers):
         raise ValueError("a header's value must not hold a line break")
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: {host}:{address[1]}\r\n{text}Content-Length: {len(body)}\r\n\r\n"
-    )
+    head = f"{_beginning(method, address, path)}{text}Content-Length: {len(body)}\r\n\r\n"
     return head.encode("latin-1") + body
+
+
+@lru_cache(maxsize=1024)
+def _beginning(method: str, address: tuple[str, int], path: str) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{method} {path} HTTP/1.1\r\nHost: {host}:{address[1]}\r\n"
 
 
 class Answer:
@@ -109,6 +113,14 @@ class Answer:
             connection.finish()
 
 
+class Whole(NamedTuple):
+    """An answer that has come to its end."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+
+
 class HttpClient:
     """Sends requests; connections are kept by address, and the last one used is the first to be used again."""
 
@@ -131,13 +143,29 @@ class HttpClient:
             TimeoutError: `until` is past.
         """
         connection = self._take(address) or await self._connect(address, until)
-        connection.wait_until(until)
-        try:
-            await connection.ask(request)
-        except BaseException:
-            connection.abort()
-            raise
+        await connection.ask(request, until)
         return Answer(connection)
+
+    async def fetch(
+        self, address: tuple[str, int], request: bytes, *, most: int, until: float | None = None
+    ) -> Whole:
+        """Send a request and wait for its whole answer.
+
+        Args:
+            most: the bytes that its body may have.
+            until: the end of all waiting for the answer, on the event loop's clock.
+
+        Raises:
+            Unreachable: no connection could be made.
+            ConnectionLost: it was made, and ended too early, or the answer is too large.
+            TimeoutError: `until` is past.
+        """
+        connection = self._take(address) or await self._connect(address, until)
+        await connection.ask(request, until, most=most)
+        reader = connection.reader
+        whole = Whole(reader.status, reader.headers, reader.take())
+        connection.finish()
+        return whole
 
     async def close(self) -> None:
         """End all connections."""
@@ -195,6 +223,7 @@ class ClientConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._is_asked = False
+        self._most: int | None = None  # of a whole answer, when only that is waited for
         self._fault: Exception | None = None  # why nothing more will come
         self._is_held = False  # for nobody has taken what is there
         self._is_paused = False  # by whoever takes it
@@ -229,15 +258,17 @@ class ClientConnection(asyncio.Protocol):
             self._fault = ConnectionLost(str(error))
             self.abort()
         take = self._take
-        if take is not None:
-            if part := reader.take():
-                take(part)
-            if not reader.is_complete and self._fault is None:
+        if take is not None and (part := reader.take()):
+            take(part)
+        if self._fault is None and not reader.is_complete:
+            if take is not None or not reader.has_head:
                 return
-        elif not reader.is_complete and reader.has_head:
-            self._hold()
-        elif not reader.has_head and self._fault is None:
-            return
+            if self._most is None:
+                self._hold()
+            elif reader.size <= self._most:
+                return
+            else:
+                self._fault = ConnectionLost(f"the answer is larger than {self._most} bytes")
         self._wake()
 
     # ---- what the client and its answers call
@@ -253,14 +284,23 @@ class ClientConnection(asyncio.Protocol):
             self._wake()
         self.abort()
 
-    async def ask(self, request: bytes) -> None:
-        """Send a request and wait for the head of the answer."""
+    async def ask(self, request: bytes, until: float | None, *, most: int | None = None) -> None:
+        """Send a request and wait for the head of the answer, or for all of it if it may have `most` bytes.
+
+        Whatever goes wrong ends the connection.
+        """
+        self.due = _NEVER if until is None else until
         self.reader.begin()
         self._is_asked = True
+        self._most = most
         if self._transport is not None:
             self._transport.write(request)
-        while not self.reader.has_head:
-            await self._more()
+        try:
+            while not (self.reader.has_head if most is None else self.reader.is_complete):
+                await self._more()
+        except BaseException:
+            self.abort()
+            raise
 
     async def next(self) -> bytes:
         """As in `Answer`."""
