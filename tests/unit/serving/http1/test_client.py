@@ -225,6 +225,34 @@ async def test_an_answer_beyond_the_limit_is_not_read():
         answer.close()
 
 
+async def test_a_whole_answer_is_fetched_at_once_and_the_connection_used_again():
+    async with scripted(answering(OK, OK)) as server, client() as http:
+        for _ in range(2):
+            whole = await http.fetch(server.address, server.request(), most=2)
+            assert (whole.status, whole.headers, whole.body) == (200, {"content-length": "2"}, b"hi")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "fault", "until"),
+    [
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfar", ConnectionLost, None, id="too large"
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh", TimeoutError, 0.02, id="too slow"),
+        pytest.param(STREAM + b"1\r\na\r\nnonsense\r\n", ConnectionLost, None, id="nonsense"),
+        pytest.param(b"", TimeoutError, 0.02, id="nothing"),
+    ],
+)
+async def test_an_answer_that_does_not_come_whole_is_not_fetched(sent, fault, until):
+    async with scripted(answering(sent)) as server, client() as http:
+        with pytest.raises(fault):
+            await http.fetch(
+                server.address, server.request(), most=2, until=None if until is None else later(until)
+            )
+        await eventually(lambda: not http.connections)
+
+
 async def test_the_parts_of_a_stream_are_handed_over_as_they_come():
     handed: list[bytes] = []
     taken = asyncio.Event()
