@@ -21,9 +21,10 @@ from tidewheel.telemetry.context import (
     passing_context,
     trace_environment,
     trace_headers,
+    trace_ids,
 )
 from tidewheel.telemetry.environment import TelemetryMisconfigured, is_sent
-from tidewheel.telemetry.logs import LogFormat, configure_logging, json_line
+from tidewheel.telemetry.logs import LogFormat, configure_logging, timestamp
 from tidewheel.telemetry.metrics import GenAiInstruments, configure_metrics, gen_ai_attributes
 from tidewheel.telemetry.tracing import configure_tracing
 
@@ -41,11 +42,12 @@ __all__ = [
     "gen_ai_attributes",
     "inject_headers",
     "is_sent",
-    "json_line",
     "link_from_annotations",
     "passing_context",
+    "timestamp",
     "trace_environment",
     "trace_headers",
+    "trace_ids",
 ]
 
 _log = logging.getLogger(__name__)

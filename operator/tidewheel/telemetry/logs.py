@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
@@ -47,6 +46,16 @@ def configure_logging(
     logging.captureWarnings(capture=True)
 
 
+def timestamp(created: float) -> str:
+    """A time as all log lines tell it, in UTC and milliseconds.
+
+    Args:
+        created: seconds since the epoch.
+    """
+    second = int(created)
+    return f"{_second(second)}.{int(1000 * (created - second)):03d}Z"
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ts, level, logger, message, trace_id, span_id, the extra fields, error.
 
@@ -56,7 +65,15 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter.format`."""
-        fields = _fields(record.created, record.levelname, record.name, record.getMessage(), _extra(record))
+        fields: dict[str, Any] = {
+            "ts": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **trace_ids(),
+        }
+        for name, value in _extra(record).items():
+            fields[f"{name}_" if name in fields or name == "error" else name] = value
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             fields["error"] = {
@@ -69,16 +86,6 @@ class JsonFormatter(logging.Formatter):
         return _encode(fields)
 
 
-def json_line(created: float, level: str, logger: str, message: str, **extra: Any) -> str:
-    """What `JsonFormatter` makes of such a record, at a fraction of the time: for one line per request.
-
-    Args:
-        created: the time, in seconds since the epoch.
-        level: as in `LogRecord.levelname`.
-    """
-    return _encode(_fields(created, level, logger, message, extra))
-
-
 class TextFormatter(logging.Formatter):
     """`time LEVEL logger: message key=value trace_id=...`, and the traceback below."""
 
@@ -86,33 +93,13 @@ class TextFormatter(logging.Formatter):
         """See `logging.Formatter.format`."""
         pairs = "".join(f" {name}={value}" for name, value in (_extra(record) | trace_ids()).items())
         lines = [
-            f"{_timestamp(record.created)} {record.levelname:<7} {record.name}: {record.getMessage()}{pairs}"
+            f"{timestamp(record.created)} {record.levelname:<7} {record.name}: {record.getMessage()}{pairs}"
         ]
         if record.exc_info and record.exc_info[1] is not None:
             lines.append(self.formatException(record.exc_info))
         if record.stack_info:
             lines.append(self.formatStack(record.stack_info))
         return "\n".join(lines)
-
-
-def _fields(
-    created: float, level: str, logger: str, message: str, extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "ts": _timestamp(created),
-        "level": level.lower(),
-        "logger": logger,
-        "message": message,
-        **trace_ids(),
-    }
-    for name, value in extra.items():
-        fields[f"{name}_" if name in fields or name == "error" else name] = value
-    return fields
-
-
-def _timestamp(created: float) -> str:
-    second = int(created)
-    return f"{_second(second)}.{int(1000 * (created - second)):03d}Z"
 
 
 @lru_cache(maxsize=4)

@@ -160,6 +160,15 @@ async def test_a_scrape_shows_the_registry(door):
     assert headers["Content-Type"].startswith("text/plain; version=")
 
 
+async def test_a_line_of_the_log_is_json_whatever_the_path(door, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    caplog.set_level(logging.INFO)
+    await door.asks("GET", "/v1/below/%22%5C%0A%C3%BC")
+    await door.front.close()
+    line = json.loads(written.getvalue())
+    assert line["message"].startswith('GET /v1/below/"\\\nü 200 in ')
+
+
 async def test_a_request_is_one_line_in_the_log(door, monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", written := io.StringIO())
     caplog.set_level(logging.INFO)
@@ -167,6 +176,15 @@ async def test_a_request_is_one_line_in_the_log(door, monkeypatch, caplog):
     await door.asks("POST", "/v1/echo", b"x", "X-Request-Id: mine", traceparent)
     await door.front.close()
     line = json.loads(written.getvalue())
+    own = (
+        "ts",
+        "level",
+        "logger",
+        "message",
+        "trace_id",
+        "span_id",
+    )  # as the formatter of all others orders them
+    assert tuple(line) == (*own, "request_id", "status")
     assert line["message"].startswith("POST /v1/echo 200 in ")
     assert (line["request_id"], line["status"]) == ("mine", 200)
     assert line["trace_id"] == "0af7651916cd43dd8448eb211c80319c"

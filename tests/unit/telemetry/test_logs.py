@@ -6,12 +6,11 @@ import io
 import json
 import logging
 import re
-import time
 import warnings
 
 import pytest
 
-from tidewheel.telemetry import configure, configure_logging, json_line
+from tidewheel.telemetry import configure, configure_logging
 
 log = logging.getLogger("tidewheel.test")
 
@@ -47,20 +46,6 @@ def test_a_record_is_one_json_object_with_its_extra_fields():
         "namespace": "team-a",
         "pods": 3,
     }
-
-
-def test_a_line_made_without_a_record_is_the_same_line():
-    written = lines()
-    ours = configure("tidewheel-test", register=False)
-
-    with ours.tracer("test").start_as_current_span("request"):
-        log.info("passed", extra={"status": 200})
-        line = json_line(time.time(), "INFO", "tidewheel.test", "passed", status=200)
-    ours.shutdown()
-
-    first, second = json.loads(written()[0]), json.loads(line)
-    assert list(first) == list(second)
-    assert first | {"ts": ""} == second | {"ts": ""}
 
 
 def test_a_record_inside_a_span_carries_its_ids():

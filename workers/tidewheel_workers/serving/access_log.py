@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tidewheel.telemetry import json_line
+from tidewheel.telemetry import timestamp, trace_ids
 
 if TYPE_CHECKING:
     from tidewheel_workers.serving.http1.server import Incoming
@@ -19,6 +21,11 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.02
 #: At once: a pipe that several processes write to mixes what is longer.
 MOST_BYTES = 4000
+
+
+@lru_cache(maxsize=1024)
+def _escaped(method: str, path: str) -> str:
+    return json.dumps(f"{method} {path}")[1:-1]
 
 
 class AccessLog:
@@ -32,13 +39,13 @@ class AccessLog:
         if not log.isEnabledFor(logging.INFO):
             return
         request = incoming.request
-        line = json_line(
-            time.time(),
-            "INFO",
-            log.name,
-            f"{request.method} {request.path} {status} in {1000 * seconds:.0f} ms",
-            request_id=incoming.id,
-            status=status,
+        now = time.time()
+        ids = "".join([f'"{name}": "{value}", ' for name, value in trace_ids().items()])
+        # a request's id has no characters that would have to be escaped
+        line = (
+            f'{{"ts": "{timestamp(now)}", "level": "info", "logger": "{log.name}", '
+            f'"message": "{_escaped(request.method, request.path)} {status} in {1000 * seconds:.0f} ms", '
+            f'{ids}"request_id": "{incoming.id}", "status": {status}}}'
         )
         if not self._lines:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, self.flush)

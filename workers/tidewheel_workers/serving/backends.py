@@ -282,7 +282,7 @@ def _params(params: Mapping[str, Any], ask: AskPrefill | AskDecode) -> Mapping[s
 async def _whole(answer: Answer) -> Whole:
     """An answer that has begun, with its body; it is closed then."""
     try:
-        return Whole(answer.status, answer.headers, await answer.read(MOST_ANSWER_BYTES))
+        return await answer.whole(MOST_ANSWER_BYTES)
     finally:
         answer.close()
 

@@ -65,6 +65,8 @@ log = logging.getLogger("tidewheel_workers.serving.gateway")
 
 #: How long a leaving gateway still takes requests: as long as its address may still be handed out.
 LAME_DUCK_SECONDS = 1.0
+#: Objects made, less those given back, before the youngest are searched for cycles.
+COLLECT_AFTER = 10_000
 
 
 class Gateway:
@@ -138,6 +140,9 @@ class Gateway:
     async def start(self, fail: Callable[[BaseException], None]) -> None:
         """As in `Service`: keep routes and keys fresh until cancelled."""
         del fail
+        # a request makes many objects and keeps none: looking for cycles among all that stays costs more than it finds
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._routes.watch(self._follow))
             if self._keys.file is not None:

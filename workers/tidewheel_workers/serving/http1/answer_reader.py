@@ -10,10 +10,16 @@ from typing import Any
 import httptools
 
 MOST_HEAD_BYTES = 65_536
+_FRAMING = ("content-length", "transfer-encoding")
 
 
 class BadAnswer(Exception):
     """What came is no HTTP answer, or its head is larger than any should be."""
+
+
+def decoded(lines: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers with their names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in lines}
 
 
 class AnswerReader:
@@ -26,7 +32,7 @@ class AnswerReader:
     def begin(self) -> None:
         """Another request goes out."""
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.header_lines: list[tuple[bytes, bytes]] = []
         self.has_head = False
         self.is_complete = False
         self.keeps_alive = False
@@ -55,8 +61,8 @@ class AnswerReader:
 
     def end(self) -> None:
         """The connection has ended; that is the end of an answer that did not say its length."""
-        framed = "content-length" in self.headers or "transfer-encoding" in self.headers
-        self.is_complete |= self.has_head and not framed
+        headers = decoded(self.header_lines)
+        self.is_complete |= self.has_head and headers.keys().isdisjoint(_FRAMING)
 
     def take(self) -> bytes:
         """What came of the body since the last time."""
@@ -77,13 +83,13 @@ class AnswerReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is of no interest."""
         if not self.has_head:
-            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self.header_lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete, unless it only says that another one follows."""
         status: int = self._parser.get_status_code()
         if status < 200:
-            self.headers.clear()
+            self.header_lines.clear()
             return
         self.status = status
         self.has_head = True

@@ -6,7 +6,7 @@ import asyncio
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from tidewheel_workers.serving.http1.answer_reader import AnswerReader, BadAnswer
+from tidewheel_workers.serving.http1.answer_reader import AnswerReader, BadAnswer, decoded
 from tidewheel_workers.serving.http1.sweeping import sweep
 
 if TYPE_CHECKING:
@@ -59,8 +59,21 @@ class Answer:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.status = connection.reader.status
-        self.headers = connection.reader.headers  # names in lower case
+        self._header_lines = connection.reader.header_lines
         self._connection: ClientConnection | None = connection
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By names in lower case."""
+        return decoded(self._header_lines)
+
+    async def whole(self, most: int) -> Whole:
+        """The answer with its whole body.
+
+        Raises:
+            ConnectionLost: it did not come whole, or is larger than `most` bytes.
+        """
+        return Whole(self.status, self._header_lines, await self.read(most))
 
     def wait_until(self, until: float | None) -> None:
         """Another end for all waiting, on the event loop's clock; None is never."""
@@ -117,8 +130,13 @@ class Whole(NamedTuple):
     """An answer that has come to its end."""
 
     status: int
-    headers: Mapping[str, str]  # names in lower case
+    header_lines: list[tuple[bytes, bytes]]
     body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By names in lower case; few answers are asked for them."""
+        return decoded(self.header_lines)
 
 
 class HttpClient:
@@ -163,7 +181,7 @@ class HttpClient:
         connection = self._take(address) or await self._connect(address, until)
         await connection.ask(request, until, most=most)
         reader = connection.reader
-        whole = Whole(reader.status, reader.headers, reader.take())
+        whole = Whole(reader.status, reader.header_lines, reader.take())
         connection.finish()
         return whole
 

@@ -99,16 +99,18 @@ class RequestReader:
         """The target, or a part of it."""
         if self._request is None:
             self._target += part
-            self._count_head(len(part))
+            self._head_size += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body it is a trailer, which nothing here asks for."""
         if self._request is not None:
             return
-        self._count_head(len(name) + len(value) + 4)
-        if len(self._headers) >= self._limits.headers:
-            raise _Refused(431, "head_too_large", f"more than {self._limits.headers} headers")
         self._headers.append((name, value))
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > self._limits.head_bytes:
+            raise self._head_too_large()
+        if len(self._headers) > self._limits.headers:
+            raise _Refused(431, "head_too_large", f"more than {self._limits.headers} headers")
 
     def on_headers_complete(self) -> None:
         """The head is complete: refuse what can be refused before the body comes."""
@@ -189,11 +191,6 @@ class RequestReader:
             self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode("latin-1"))
         if rest and not self._is_over:
             self._parse(rest)
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > self._limits.head_bytes:
-            raise self._head_too_large()
 
     def _check_framing(self) -> None:
         """Bound what llhttp gathers or skips without a callback: an endless header, trailer or chunk extension."""
