@@ -95,7 +95,7 @@ class Step:
         as if the load had been lower.
         """
         until = math.inf if self.load < 1 else self.seconds
-        seen = sum(one.first is not None and one.first <= until for one in self.in_time)
+        seen = sum(one.first is not None and one.first <= until + WIRE_SECONDS for one in self.in_time)
         return seen / self.allowed(until)
 
     @property
@@ -227,6 +227,9 @@ async def capacity_of(service: Running, seconds: float) -> float:
         }
         while time.monotonic() < ends:
             async with session.post(f"http://{host}:{PORT}{PATH}", json=body) as answer:
+                if answer.status == 429:  # a slot of the step before is not free yet
+                    await asyncio.sleep(0.01)
+                    continue
                 kv = (await answer.json())["kv_transfer_params"]
             done[host].append(time.monotonic())
             async with session.post(f"http://{host}:{PORT}/kv/release", json=kv) as answer:
