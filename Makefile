@@ -11,7 +11,7 @@ SOAK_ARGS ?=
 FUZZ_EXAMPLES ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo up test lint format generate bench soak fuzz e2e lock clean
+.PHONY: help setup browser kernels demo up test lint format generate bench soak fuzz e2e lock clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,9 @@ $(VENV)/.installed: pyproject.toml requirements.lock requirements-data.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-data.lock
 	@touch $@
+
+kernels: $(VENV)/.installed ## Compiles the engine's CPU kernels after a change of their source
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 
 demo: $(VENV)/.installed ## Starts a cluster, serves a model, asks it questions, tears everything down
 	@$(BIN)/tidewheel demo

@@ -12,8 +12,10 @@ from tidewheel_workers.llm.config import ModelConfig
 from tidewheel_workers.llm.device import use_threads
 from tidewheel_workers.llm.engine import Engine, EngineLimits
 from tidewheel_workers.llm.kv import KVCache, KVLayout
-from tidewheel_workers.llm.loading import LoadedModel, load_model, read_llama
+from tidewheel_workers.llm.loading import LoadedModel, load_model, read_llama, read_native
 from tidewheel_workers.llm.model import Llama
+from tidewheel_workers.llm.native import NativeLlama
+from tidewheel_workers.llm.quantised import Quantization
 
 TINY = ModelConfig(
     layers=2,
@@ -46,6 +48,10 @@ class TensorsInMemory:
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         out.copy_(self.tensors[name])
+
+    def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        for at in range(0, self.tensors[name].shape[0], 7):
+            yield at, self.tensors[name][at : at + 7]
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -109,9 +115,32 @@ def llama_of() -> LlamaOf:
     """Builds a model from tensors under Hugging Face's names."""
 
     def make(
-        config: ModelConfig, tensors: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32
+        config: ModelConfig,
+        tensors: dict[str, torch.Tensor],
+        dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "None",
     ) -> Llama:
-        return read_llama(TensorsInMemory(config, tensors), device=torch.device("cpu"), dtype=dtype)
+        file = TensorsInMemory(config, tensors)
+        return read_llama(file, device=torch.device("cpu"), dtype=dtype, quantization=quantization)
+
+    return make
+
+
+NativeOf = Callable[..., NativeLlama]
+
+
+@pytest.fixture(scope="session")
+def native_of() -> NativeOf:
+    """Builds a model on the compiled kernels from tensors under Hugging Face's names."""
+
+    def make(
+        config: ModelConfig,
+        tensors: dict[str, torch.Tensor],
+        isa: str,
+        dtype: torch.dtype = torch.float32,
+        quantization: Quantization = "None",
+    ) -> NativeLlama:
+        return read_native(TensorsInMemory(config, tensors), isa=isa, dtype=dtype, quantization=quantization)
 
     return make
 

@@ -21,6 +21,7 @@ from tidewheel_workers.llm.config import ModelConfig
 from tidewheel_workers.llm.errors import ModelUnreadable, ModelUnsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 VERSIONS = (2, 3)
@@ -104,17 +105,26 @@ class GGUFFile:
         Raises:
             ModelUnreadable: the file has no such tensor.
         """
+        flat = out.view(self._find(name).rows, -1)
+        for at, piece in self.pieces(name):
+            flat[at : at + piece.shape[0]] = piece
+
+    def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """The rows of a tensor, dequantised: float32 pieces [some rows, columns], each with the number of its first row.
+
+        Raises:
+            ModelUnreadable: the file has no such tensor.
+        """
         tensor = self._find(name)
         raw = np.frombuffer(self._bytes, np.uint8, tensor.rows * tensor.row_bytes, tensor.offset)
         rows = raw.reshape(tensor.rows, tensor.row_bytes)
         heads = self._interleaved_heads(name)
         if heads:
             rows = rows[_hugging_face_order(tensor.rows, heads)]
-        flat = out.view(tensor.rows, -1)
         step = max(1, ELEMENTS_PER_PIECE // tensor.shape[-1])
         for at in range(0, tensor.rows, step):
             piece = dequantize(rows[at : at + step], tensor.kind)
-            flat[at : at + step] = torch.from_numpy(np.require(piece, requirements=["W"]))
+            yield at, torch.from_numpy(np.require(piece, np.float32, requirements=["W"]))
 
     def close(self) -> None:
         """Let the file go."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from tidewheel_workers.llm.attention import RaggedAttention, Segment
+from tidewheel_workers.llm.quantised import Matrix, look_up, project
+from tidewheel_workers.llm.rotary import rotary_frequencies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,21 +26,21 @@ class LayerWeights:
     """One decoder layer; matrices are [out, in], projections that read the same input are one matrix."""
 
     attention_norm: torch.Tensor
-    qkv: torch.Tensor  # queries, keys, values
-    attention_out: torch.Tensor
+    qkv: Matrix  # queries, keys, values
+    attention_out: Matrix
     feed_forward_norm: torch.Tensor
-    gate_up: torch.Tensor  # gate, up
-    down: torch.Tensor
+    gate_up: Matrix  # gate, up
+    down: Matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaWeights:
-    """All tensors of a model on one device and in one dtype."""
+    """All tensors of a model on one device, in one dtype or, the matrices, in 8 bits."""
 
-    embedding: torch.Tensor
+    embedding: Matrix
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
-    head: torch.Tensor  # the embedding itself where they are tied
+    head: Matrix  # the embedding itself where they are tied
     rope_divisors: torch.Tensor | None = None  # per frequency, where a GGUF file brings Llama 3's stretching
 
 
@@ -48,9 +50,9 @@ class Llama:
     def __init__(self, config: ModelConfig, weights: LlamaWeights) -> None:
         self.config = config
         self.weights = weights
-        self.dtype = weights.embedding.dtype
-        self.device = weights.embedding.device
-        self._frequencies = _frequencies(config, weights.rope_divisors).to(self.device)
+        self.dtype = weights.norm.dtype
+        self.device = weights.norm.device
+        self._frequencies = rotary_frequencies(config, weights.rope_divisors).to(self.device)
         self._split = [config.heads * config.head_dim] + [config.kv_heads * config.head_dim] * 2
 
     def forward(
@@ -75,10 +77,10 @@ class Llama:
         c, w = self.config, self.weights
         attend = RaggedAttention(batch, kv)
         cos, sin = self._rotation(batch)
-        x = F.embedding(tokens.to(self.device), w.embedding)
+        x = look_up(tokens.to(self.device), w.embedding)
         for index, layer in enumerate(w.layers):
             normed = F.rms_norm(x, (c.hidden,), layer.attention_norm, c.norm_eps)
-            q, k, v = torch.split(F.linear(normed, layer.qkv), self._split, dim=-1)
+            q, k, v = torch.split(project(normed, layer.qkv), self._split, dim=-1)
             mixed = attend(
                 index,
                 _rotate(q.view(-1, c.heads, c.head_dim), cos, sin),
@@ -87,30 +89,19 @@ class Llama:
             )
             if on_layer is not None:
                 on_layer(index)
-            x = x + F.linear(mixed.flatten(1), layer.attention_out)
+            x = x + project(mixed.flatten(1), layer.attention_out)
             normed = F.rms_norm(x, (c.hidden,), layer.feed_forward_norm, c.norm_eps)
-            gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
+            gate, up = project(normed, layer.gate_up).chunk(2, dim=-1)
+            x = x + project(F.silu(gate) * up, layer.down)
         last = torch.tensor([segment.tokens for segment in batch]).cumsum(0) - 1
         x = x.index_select(0, last.to(self.device))
-        return F.linear(F.rms_norm(x, (c.hidden,), w.norm, c.norm_eps), w.head)
+        return project(F.rms_norm(x, (c.hidden,), w.norm, c.norm_eps), w.head)
 
     def _rotation(self, batch: Sequence[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         positions = torch.cat([torch.arange(s.start, s.start + s.tokens) for s in batch]).to(self.device)
         angles = torch.outer(positions.float(), self._frequencies)
         angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-
-
-def _frequencies(config: ModelConfig, divisors: torch.Tensor | None) -> torch.Tensor:
-    """Radians per position of each pair of dimensions, float32."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    frequencies = config.rope_theta**-exponents
-    if config.rope_scaling is not None:
-        frequencies = torch.tensor([config.rope_scaling.stretch(f) for f in frequencies.tolist()])
-    if divisors is not None:
-        frequencies = frequencies / divisors.to("cpu", torch.float64)
-    return frequencies.float()
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

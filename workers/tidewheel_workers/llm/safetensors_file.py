@@ -12,6 +12,7 @@ from tidewheel_workers.llm.errors import ModelUnreadable, ModelUnsupported
 from tidewheel_workers.llm.fields import Fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
@@ -20,6 +21,7 @@ INDEX = "model.safetensors.index.json"
 #: Larger than any index or tokenizer there is; a file beyond it is something else.
 MOST_JSON_BYTES = 256 << 20
 DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+ELEMENTS_PER_PIECE = 1 << 19
 
 
 class SafetensorsDirectory:
@@ -60,6 +62,18 @@ class SafetensorsDirectory:
             ModelUnreadable: no file has such a tensor.
         """
         out.copy_(self._find(name).get_tensor(name))
+
+    def pieces(self, name: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """The rows of a matrix in pieces [some rows, columns], each with the number of its first row.
+
+        Raises:
+            ModelUnreadable: no file has such a tensor.
+        """
+        matrix = self._find(name).get_slice(name)
+        rows, columns = matrix.get_shape()
+        step = max(1, ELEMENTS_PER_PIECE // columns)
+        for at in range(0, rows, step):
+            yield at, matrix[at : at + step]
 
     def close(self) -> None:
         """Let the files go."""
