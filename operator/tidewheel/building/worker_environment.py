@@ -13,6 +13,7 @@
 | `TIDEWHEEL_GROUP` | prefill, decode | name of the group |
 | `TIDEWHEEL_MODEL_SOURCE` | prefill, decode | `package:<distribution>` or `path:<directory or file>` |
 | `TIDEWHEEL_DTYPE` | prefill, decode | `auto`, `float32`, `bfloat16` or `float16` |
+| `TIDEWHEEL_QUANTIZATION` | prefill, decode | `None`, or `Int8` for weights of 8 bits |
 | `TIDEWHEEL_DEVICE` | prefill, decode | torch device type, such as `cpu`, `cuda`, `npu` |
 | `TIDEWHEEL_DEVICE_MODULE` | prefill, decode | module to import for that device type, such as `torch_npu`; may be empty |
 | `TIDEWHEEL_MAX_CONTEXT_TOKENS` | prefill, decode | bound of prompt and answer together |
@@ -136,6 +137,7 @@ def _compute_values(
         "TIDEWHEEL_GROUP": order.group,
         "TIDEWHEEL_MODEL_SOURCE": model_source(model),
         "TIDEWHEEL_DTYPE": model.dtype,
+        "TIDEWHEEL_QUANTIZATION": model.quantization,
         "TIDEWHEEL_DEVICE": accelerator.torch_device,
         "TIDEWHEEL_DEVICE_MODULE": accelerator.torch_module or "",
         "TIDEWHEEL_MAX_CONTEXT_TOKENS": model.max_context_tokens,

@@ -116,6 +116,12 @@ def test_what_is_documented_is_given_to_some_role():
     assert documented - given == set()
 
 
+@pytest.mark.parametrize(("asked", "want"), [({}, "None"), ({"quantization": "Int8"}, "Int8")])
+def test_how_weights_are_held_reaches_the_pod(asked, want):
+    pod = build(model={"name": "smol", "source": SOURCES["package"], **asked})
+    assert environment(pod)["TIDEWHEEL_QUANTIZATION"] == want
+
+
 @pytest.mark.parametrize(
     ("source", "want", "claims", "downloads"),
     [

@@ -36,6 +36,8 @@ def test_a_wrong_variable_is_named():
         WorkerSettings.from_environment(WORKER | {"TIDEWHEEL_BATCH_TOKENS": "0"})
     with pytest.raises(BadSettings, match="TIDEWHEEL_MODEL_NAME: Field required"):
         GatewaySettings.from_environment({})
+    with pytest.raises(BadSettings, match=r"TIDEWHEEL_QUANTIZATION: .*'None' or 'Int8'"):
+        WorkerSettings.from_environment(WORKER | {"TIDEWHEEL_QUANTIZATION": "Int4"})
 
 
 def test_an_unknown_setting_of_the_stand_in_is_named():

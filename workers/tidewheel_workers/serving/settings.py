@@ -68,6 +68,7 @@ class WorkerSettings(Settings):
     group: str
     model_source: str
     dtype: str = "auto"
+    quantization: Literal["None", "Int8"] = "None"
     device: str = "cpu"
     device_module: OptionalText = None
     max_context_tokens: int = Field(2048, ge=1)

@@ -71,7 +71,12 @@ class TorchEngine:
             use_threads()
         row = find_device(settings.device, _rows(settings))
         device = torch.device(row.torch_device)
-        loaded = load_model(settings.model_source, device=device, dtype=row.dtype(settings.dtype))
+        loaded = load_model(
+            settings.model_source,
+            device=device,
+            dtype=row.dtype(settings.dtype),
+            quantization=settings.quantization,
+        )
         layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
         context = min(settings.max_context_tokens, loaded.model.config.max_positions)
         tokens = cache_tokens(
