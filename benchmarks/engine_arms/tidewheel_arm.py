@@ -24,6 +24,8 @@ class TidewheelArm(Arm):
         self._model = load_model(
             f"path:{model}", dtype=dtype, quantization="Int8" if kind == "int8" else "None"
         ).model
+        if not how:
+            torch.set_num_threads(1)  # as the server does: the kernels have threads of their own
         c = self._model.config
         queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
         per_layer = c.hidden * (2 * queries + 2 * keys + 3 * c.feed_forward)

@@ -154,8 +154,7 @@ def test_what_else_is_in_the_batch_changes_no_bit(
     for tokens in range(8, 104, 4):
         for slot in slots:
             assert kv.extend(slot, tokens)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    before, model.threads = model.threads, threads
     try:
         with torch.inference_mode():
             for number, ((start, _), slot) in enumerate(zip(sequences, slots, strict=True)):
@@ -177,7 +176,7 @@ def test_what_else_is_in_the_batch_changes_no_bit(
                 kv,
             )
     finally:
-        torch.set_num_threads(before)
+        model.threads = before
     for number, ((start, count), logits) in enumerate(zip(sequences, together, strict=True)):
         alone, _ = compute(model, [start + count], tokens=TOKENS[number:])
         assert torch.equal(logits, alone)
@@ -325,7 +324,7 @@ from tidewheel_workers.llm.native import instruction_sets
 model = read_native(TensorsInMemory(ODD, random_tensors(ODD)), isa=instruction_sets()[0], dtype=torch.float32)
 kv = KVCache(KVLayout.of(ODD, model.dtype), blocks=8)
 part = Segment(slot=kv.allocate(100), start=0, tokens=100)
-torch.set_num_threads(2)
+model.threads = 2
 compute = lambda: model.forward(torch.tensor(TOKENS[:100]), [part], kv).tolist()
 here = compute()
 if os.fork() == 0:

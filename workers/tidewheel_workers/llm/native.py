@@ -159,6 +159,9 @@ class NativeLlama:
         self.dtype = dtype  # of keys and values
         self.device = torch.device("cpu")
         self.kernels = weights.embedding.isa
+        #: Threads of a forward pass, by default as many as torch has when the model is made. Whoever has the process to
+        #: itself sets torch's own to 1 afterwards: they spin for a while after each operation, where these should run.
+        self.threads = torch.get_num_threads()
         self._frequencies = rotary_frequencies(config, weights.rope_divisors)
         self._turns = torch.empty(0, 2, config.head_dim // 2)
         self._decoder = _kernels.decoder(
@@ -197,7 +200,7 @@ class NativeLlama:
         ids = tokens.to(torch.int64).contiguous()
         self._check(ids, batch, kv)
         self._turn_up_to(max(segment.start + segment.tokens for segment in batch))
-        threads = torch.get_num_threads()
+        threads = self.threads
         _kernels.begin(
             self._decoder,
             ids.data_ptr(),
