@@ -60,7 +60,7 @@ class TidewheelArm(Arm):
             logits = self._model.forward(
                 torch.tensor(tokens), [Segment(slot=self._slots[0], start=0, tokens=len(tokens))], self._kv
             )
-        computed = self._kv.export(self._slots[0], len(tokens)).tensor
+        computed = self._kv.pool[:, :, self._slots[0].rows[: len(tokens)]]
         for slot in self._slots[1:]:
             self._kv.pool[:, :, slot.rows[: len(tokens)]] = computed
         self._last, self._at = logits.argmax(-1).repeat(batch), len(tokens)

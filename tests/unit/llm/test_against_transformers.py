@@ -16,6 +16,7 @@ from tidewheel_workers.llm.loading import LoadedModel, load_model
 from tidewheel_workers.llm.model import Segment
 from tidewheel_workers.llm.native import VARIABLE, instruction_sets
 from tidewheel_workers.llm.quantised import Quantization
+from tidewheel_workers.llm.requests import Request, TokenEvent
 from tidewheel_workers.llm.sampling import SamplingParams
 from tidewheel_workers.llm.source import ModelSource, locate_model
 
@@ -84,15 +85,14 @@ def written(loaded: LoadedModel, prompts: list[list[int]]) -> list[list[int]]:
     params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
     kv = KVCache(KVLayout.of(loaded.model.config, loaded.model.dtype), blocks=320)
     engine = Engine(loaded.model, loaded.tokenizer, kv, EngineLimits(max_running=len(prompts)))
-    events = []
     for number, ids in enumerate(prompts):
-        first = engine.prefill(str(number), ids, params)
-        events.append(engine.admit(str(number), ids, first.first_token, params))
-    while engine.stats().running:
-        events += engine.step()
-    return [
-        [event.token for event in events if event.request_id == str(number)] for number in range(len(prompts))
-    ]
+        engine.submit(Request(request_id=str(number), token_ids=ids, params=params))
+    answers: list[list[int]] = [[] for _ in prompts]
+    while engine.stats().running or engine.stats().waiting:
+        for event in engine.step():
+            assert isinstance(event, TokenEvent)
+            answers[int(event.request_id)].append(event.token)
+    return answers
 
 
 @pytest.mark.parametrize("kernels", ["auto", "torch"])

@@ -83,7 +83,7 @@ def compute(
             part = torch.tensor(tokens[at : at + length])
             logits = model.forward(part, [Segment(slot=slot, start=at, tokens=length)], kv)
             at += length
-    return logits[0], kv.export(slot, at).tensor
+    return logits[0], kv.pool[:, :, slot.rows[:at]]
 
 
 def likeness(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -149,11 +149,10 @@ def test_what_else_is_in_the_batch_changes_no_bit(
 ) -> None:
     model = best[kind]
     kv = KVCache(KVLayout.of(ODD, model.dtype, 4), blocks=25 * len(sequences))
-    # each gets its blocks one by one, in turn with the others, so that they lie scattered
-    slots = [kv.allocate(4) for _ in sequences]
-    for tokens in range(8, 104, 4):
-        for slot in slots:
-            assert kv.extend(slot, tokens)
+    # the blocks of each lie scattered between those of the others
+    slots = [kv.new_slot() for _ in sequences]
+    for number, slot in enumerate(slots):
+        slot.follow([number + round_ * len(sequences) for round_ in range(25)])
     before, model.threads = model.threads, threads
     try:
         with torch.inference_mode():

@@ -14,6 +14,7 @@ from tidewheel_workers.llm.device import DEVICES, Device, find_device, use_threa
 from tidewheel_workers.llm.engine import Engine, EngineLimits
 from tidewheel_workers.llm.kv import KVCache, KVLayout
 from tidewheel_workers.llm.loading import LoadedModel, load_model
+from tidewheel_workers.llm.native import NativeLlama
 from tidewheel_workers.llm.requests import ComputedPrompt, FailureEvent, PromptEvent, Request, TokenEvent
 from tidewheel_workers.llm.sampling import Sampled, SamplingParams, TokenLogprob
 from tidewheel_workers.serving.cache_size import cache_tokens, memory_left
@@ -77,6 +78,10 @@ class TorchEngine:
             dtype=row.dtype(settings.dtype),
             quantization=settings.quantization,
         )
+        if isinstance(loaded.model, NativeLlama):
+            torch.set_num_threads(
+                1
+            )  # what is left for torch is small, and its waiting threads would be in the way
         layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
         context = min(settings.max_context_tokens, loaded.model.config.max_positions)
         tokens = cache_tokens(
