@@ -34,6 +34,8 @@ FROM build AS worker-build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # A device plugin of torch, such as torch-npu.
 ARG TORCH_PLUGIN=
+# For the engine's CPU kernels; the compiler stays in this stage.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 # Only torch itself comes from that index; what it needs comes from PyPI in the next step.
 RUN pip --python /opt/venv/bin/python install --no-deps -c requirements.lock --index-url "${TORCH_INDEX}" torch
 RUN pip --python /opt/venv/bin/python install -c requirements.lock -r /tmp/workers.txt ${TORCH_PLUGIN}
@@ -46,6 +48,8 @@ COPY README.md LICENSE ./
 COPY operator operator
 COPY workers workers
 RUN pip --python /opt/venv/bin/python install --no-deps .
+# The installation goes on without its kernels where they do not compile; an image must not.
+RUN /opt/venv/bin/python -c "import tidewheel_workers.llm._kernels"
 
 
 FROM ${PYTHON_IMAGE} AS runtime

