@@ -173,3 +173,21 @@ def test_llama3_scaling_slows_only_long_waves() -> None:
     assert scaling.stretch(fast) == fast
     assert scaling.stretch(slow) == slow / 8
     assert between / 8 < scaling.stretch(between) < between
+
+
+def test_single_tokens_of_many_sequences_are_computed_together_as_alone(
+    tiny: Llama, wanted: torch.Tensor
+) -> None:
+    kv = new_kv(tiny)
+    starts = [0, 1, 2, 3, 3, 5, 6, 7, 8]
+    slots = [kv.allocate(start + 1) for start in starts]
+    for slot, start in zip(slots, starts, strict=True):
+        if start:
+            run(tiny, kv, PROMPT[:start], Segment(slot=slot, start=0, tokens=start))
+    logits = run(
+        tiny,
+        kv,
+        [PROMPT[start] for start in starts],
+        *(Segment(slot=slot, start=start, tokens=1) for slot, start in zip(slots, starts, strict=True)),
+    )
+    close(logits, wanted[starts])

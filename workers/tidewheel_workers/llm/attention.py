@@ -27,11 +27,21 @@ class RaggedAttention:
     """Causal attention for one forward pass over several segments, laid one after the other without padding."""
 
     def __init__(self, batch: Sequence[Segment], kv: KVCache) -> None:
-        self._batch = batch
         self._pool = kv.pool
         pieces = [s.slot.rows[s.start : s.start + s.tokens] for s in batch]
         self._rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        self._masks = [_mask(segment, kv.device) for segment in batch]
+        self._alone: list[_Alone] = []
+        alike: dict[int, list[tuple[int, Segment]]] = {}
+        at = 0
+        for segment in batch:
+            if segment.tokens == 1:
+                # histories of one bucket differ in length by less than a factor of two, which bounds the padding
+                alike.setdefault(segment.start.bit_length(), []).append((at, segment))
+            else:
+                self._alone.append(_Alone(at, segment, kv.device))
+            at += segment.tokens
+        self._together = [_Together(members, kv.device) for members in alike.values() if len(members) > 1]
+        self._alone += [_Alone(*members[0], kv.device) for members in alike.values() if len(members) == 1]
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Store the new keys and values, then attend.
@@ -49,15 +59,56 @@ class RaggedAttention:
         keys.index_copy_(0, self._rows, k)
         values.index_copy_(0, self._rows, v)
         out = torch.empty_like(q)
-        at = 0
-        for segment, mask in zip(self._batch, self._masks, strict=True):
-            end = at + segment.tokens
-            seen = segment.start + segment.tokens
-            out[at:end] = _attend(
-                q[at:end], _read(keys, segment.slot, seen), _read(values, segment.slot, seen), mask
-            )
-            at = end
+        for alone in self._alone:
+            alone.attend(q, keys, values, out)
+        for together in self._together:
+            together.attend(q, keys, values, out)
         return out
+
+
+class _Alone:
+    """One segment: its history is read in place where its rows are one run."""
+
+    def __init__(self, at: int, segment: Segment, device: torch.device) -> None:
+        self._at, self._end = at, at + segment.tokens
+        self._slot = segment.slot
+        self._seen = segment.start + segment.tokens
+        self._mask = _mask(segment, device)
+
+    def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
+        out[self._at : self._end] = _attend(
+            q[self._at : self._end],
+            _read(keys, self._slot, self._seen),
+            _read(values, self._slot, self._seen),
+            self._mask,
+        )
+
+
+class _Together:
+    """Single tokens of several sequences: their histories are gathered and padded, and one operation attends to all."""
+
+    def __init__(self, members: Sequence[tuple[int, Segment]], device: torch.device) -> None:
+        lengths = torch.tensor([segment.start + 1 for _, segment in members])
+        self._longest = int(lengths.max())
+        self._places = torch.tensor([at for at, _ in members]).to(device)
+        # what is padded is some row that is surely there; the mask leaves it out
+        self._rows = torch.zeros(len(members), self._longest, dtype=torch.int64, device=device)
+        for row, (_, segment) in zip(self._rows, members, strict=True):
+            row[: segment.start + 1] = segment.slot.rows[: segment.start + 1]
+            row[segment.start + 1 :] = row[0]
+        self._rows = self._rows.flatten()
+        self._mask = (torch.arange(self._longest) < lengths[:, None]).to(device)[:, None, None]
+
+    def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
+        sequences, (_, kv_heads, head_dim) = len(self._places), keys.shape
+        shape = (sequences, self._longest, kv_heads, head_dim)
+        mixed = F.scaled_dot_product_attention(
+            q.index_select(0, self._places).view(sequences, kv_heads, -1, head_dim),
+            keys.index_select(0, self._rows).view(shape).transpose(1, 2),
+            values.index_select(0, self._rows).view(shape).transpose(1, 2),
+            attn_mask=self._mask,
+        )
+        out.index_copy_(0, self._places, mixed.reshape(sequences, -1, head_dim))
 
 
 def _read(pool: torch.Tensor, slot: KVSlot, tokens: int) -> torch.Tensor:
