@@ -176,9 +176,9 @@ def _arms(names: list[str], directory: Path, threads: int, console: Console) -> 
                 )
                 continue
             model = _model_for(engine, weights, source, directory)
-            worker = Path(__file__).parent / "engine_arms" / "worker.py"
+            program = Path(__file__).parent / "engine_arms" / "arm_process.py"
             process = subprocess.Popen(
-                [sys.executable, str(worker), engine, str(model), weights, str(threads)],
+                [sys.executable, str(program), engine, str(model), weights, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=None if os.environ.get("ENGINE_BENCH_VERBOSE") else subprocess.DEVNULL,

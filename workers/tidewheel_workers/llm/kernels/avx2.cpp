@@ -1,4 +1,4 @@
-// The kernels for processors with AVX2, FMA and F16C: every x86-64 server since 2013 (see pyproject.toml for how this is built).
+// The kernels for processors with AVX2, FMA and F16C: x86-64 servers since 2013.
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -1,4 +1,4 @@
-// The kernels for processors with AVX-512, its VNNI (see pyproject.toml for how this is built).
+// The kernels for processors with AVX-512, its VNNI.
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -38,7 +38,8 @@ void Decoder::begin(const int64_t* tokens, const std::vector<Segment>& segments,
       pool_rows_.push_back(segment.rows[segment.start + i]);
     }
     // A single query takes all heads at once, which reads the pool's rows whole, where that leaves enough parts.
-    int heads = segment.tokens == 1 && static_cast<int>(segments.size()) >= threads * PARTS_PER_THREAD ? shape_.kv_heads : 1;
+    bool is_whole = segment.tokens == 1 && static_cast<int>(segments.size()) >= threads * PARTS_PER_THREAD;
+    int heads = is_whole ? shape_.kv_heads : 1;
     for (int first = 0; first < segment.tokens; first += QUERIES)
       for (int head = 0; head < shape_.kv_heads; head += heads)
         parts_.push_back({static_cast<int>(s), head, head + heads, first, std::min(first + QUERIES, segment.tokens)});
@@ -65,7 +66,8 @@ void Decoder::begin(const int64_t* tokens, const std::vector<Segment>& segments,
   scratch_.reserve(workers * attention_scratch_floats(attention_rows(), shape_.head_dim));
   for_rows(crew, tokens_, [&](int row, int) {
     int token = static_cast<int>(tokens[row]);
-    const uint8_t* panel = embedding_.panels + static_cast<size_t>(token / LANES) * panel_bytes(weights_, shape_.hidden);
+    size_t bytes = panel_bytes(weights_, shape_.hidden);
+    const uint8_t* panel = embedding_.panels + static_cast<size_t>(token / LANES) * bytes;
     kernels_.unpack_row[static_cast<int>(weights_)](panel, token % LANES, shape_.hidden,
                                                     stream_.get() + static_cast<ptrdiff_t>(row) * shape_.hidden);
   });
@@ -102,8 +104,8 @@ void Decoder::finish(float* logits, int threads) {
   for (int s = 0; s < rows; ++s) {
     int last = firsts_[static_cast<size_t>(s)] + segments_[static_cast<size_t>(s)].tokens - 1;
     // a segment's last token never lies before its place in this list
-    std::memmove(stream_.get() + static_cast<ptrdiff_t>(s) * hidden, stream_.get() + static_cast<ptrdiff_t>(last) * hidden,
-                 sizeof(float) * static_cast<size_t>(hidden));
+    std::memmove(stream_.get() + static_cast<ptrdiff_t>(s) * hidden,
+                 stream_.get() + static_cast<ptrdiff_t>(last) * hidden, sizeof(float) * static_cast<size_t>(hidden));
   }
   Inputs in = inputs(hidden);
   norm(crew, stream_.get(), norm_, rows, in);
