@@ -65,6 +65,24 @@ async def test_aliases_are_models(service, client):
     assert service.gateway.metric("tidewheel_gateway_requests_total", scenario="code", code="200") == 1
 
 
+async def test_what_a_scenarios_requests_are_like_is_counted_for_it(service, client):
+    def counted(name: str) -> float:
+        return service.gateway.metric(f"tidewheel_gateway_{name}", scenario="code")
+
+    names = ("arrivals_total", "request_prompt_tokens_sum", "request_output_tokens_sum")
+    streams = ("time_to_first_token_seconds_count", "time_per_output_token_seconds_count")
+    before = {name: counted(name) for name in (*names, *streams)}
+    whole = await client.chat.completions.create(**ask("ten letters") | {"model": "coder"})
+    stream = await client.chat.completions.create(**ask("hello", stream=True) | {"model": "coder"})
+    assert [chunk async for chunk in stream]
+    eventually(lambda: counted("request_output_tokens_count") >= 2)
+    told = {name: counted(name) - value for name, value in before.items()}
+    assert told["arrivals_total"] == 2
+    assert told["request_prompt_tokens_sum"] == whole.usage.prompt_tokens + 5
+    assert told["request_output_tokens_sum"] == whole.usage.completion_tokens + 5
+    assert [told[name] for name in streams] == [1, 1]
+
+
 async def test_a_scenarios_requests_wait_as_long_as_it_says(service, client):
     async with all_prefills_busy(service):
         patient = asyncio.create_task(client.chat.completions.create(**ask("a patient one")))
