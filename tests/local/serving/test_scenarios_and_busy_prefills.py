@@ -110,6 +110,17 @@ async def test_short_prompts_are_computed_by_the_decode_meanwhile(service, clien
     assert service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total") == 1
 
 
+async def test_their_length_is_known_also_where_no_prefill_told_it(service, client):
+    def counted() -> float:
+        return service.gateway.metric("tidewheel_gateway_request_prompt_tokens_sum", scenario="default")
+
+    before = counted()
+    async with all_prefills_busy(service):
+        stream = await client.chat.completions.create(**ask("hello", stream=True))
+        assert [chunk async for chunk in stream]
+    await asyncio.to_thread(eventually, lambda: counted() - before == 5)
+
+
 async def test_no_more_wait_than_may_and_those_who_do_are_served_in_their_order(service, client):
     served: list[int] = []
 

@@ -33,6 +33,7 @@ from tidewheel_workers.serving.http1.client import (
 )
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
 from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED
+from tidewheel_workers.serving.service import PROMPT_TOKENS_HEADER
 from tidewheel_workers.serving.spans import call_headers, headers_in
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class Upstream:
         self._ends_at = ends_at
         self._idle_seconds = math.inf
         self._is_paused = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a prompt that this decode computed itself, if it says so; else 0."""
+        text = self._answer.headers.get(PROMPT_TOKENS_HEADER, "")
+        return int(text[:9]) if text.isascii() and text.isdigit() else 0
 
     async def relay(self, take: Callable[[bytes], None], *, idle_seconds: float) -> str:
         """Hand over the rest of a stream as it comes, until its end; gives why there is no more of it.
