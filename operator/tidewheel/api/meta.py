@@ -7,6 +7,8 @@ GROUP = "tidewheel.dev"
 #: Labels every child of a custom resource carries.
 LABEL_SERVICE = f"{GROUP}/service"
 LABEL_GROUP = f"{GROUP}/group"
+#: The scenario that a group serves; pods of groups for everybody have none.
+LABEL_SCENARIO = f"{GROUP}/scenario"
 LABEL_ROLE = f"{GROUP}/role"
 LABEL_REVISION = f"{GROUP}/revision"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -22,6 +22,9 @@ from tidewheel.api.status import Condition, Decision, PodCount
 #: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
 LONGEST_NAME = 36
 
+#: Pods of one role in a group.
+MOST_PODS = 64
+
 #: What workers take where batchTokens is left out.
 DEFAULT_BATCH_TOKENS = {"prefill": 2048, "decode": 256}
 
@@ -159,7 +162,7 @@ class ComputeRole(PodRole):
     """Prefill or decode pods of each group."""
 
     replicas: int = Field(
-        1, ge=1, le=64, description="replicas is the number of pods of this role in each group."
+        1, ge=1, le=MOST_PODS, description="replicas is the number of pods of this role in each group."
     )
     slots: int = Field(
         4,
@@ -348,10 +351,23 @@ class Rollout(ApiModel):
         1,
         ge=0,
         le=16,
-        description="maxSurgeGroups is how many groups may run beyond spec.groups during a rollout.",
+        description="maxSurgeGroups is how many groups of a scenario may run beyond its number during a rollout.",
     )
     max_unavailable_groups: int = Field(
-        0, ge=0, le=16, description="maxUnavailableGroups is how many groups may be missing during a rollout."
+        0,
+        ge=0,
+        le=16,
+        description="maxUnavailableGroups is how many of a scenario's groups may be missing during a rollout.",
+    )
+    max_skew_percent: int = Field(
+        50,
+        ge=0,
+        le=1000,
+        description=(
+            "maxSkewPercent is how far, while the numbers of a group's pods change, the ratio of those that take requests may "
+            "lie beside the wanted one: with 50, at most 1.5 times as many prefill pods for each decode pod, or the other way "
+            "round. New pods that would go beyond are kept in reserve until their counterparts are ready."
+        ),
     )
 
     cel_rules = (
@@ -382,7 +398,10 @@ class PDServiceSpec(ApiModel):
         1,
         ge=0,
         le=512,
-        description="groups is the number of groups; each has the prefill and decode pods below.",
+        description=(
+            "groups is the number of groups for all requests but those of scenarios with groups of their own; each has "
+            "the prefill and decode pods below."
+        ),
     )
     prefill: ComputeRole = Field(ComputeRole(), description="prefill are the pods that read prompts.")
     decode: ComputeRole = Field(ComputeRole(), description="decode are the pods that write answers.")
@@ -443,6 +462,26 @@ class RoleStatus(ApiModel):
     summary: PodCount = Field("0/0", description="summary is ready over desired.")
 
 
+class ScenarioStatus(ApiModel):
+    """One scenario's groups."""
+
+    name: str = Field(
+        max_length=63, description="name is the scenario's; `default` are the groups for everything else."
+    )
+    groups: int = Field(0, ge=0, description="groups is the number of groups asked for.")
+    ready_groups: int = Field(0, ge=0, description="readyGroups is the number of groups that serve.")
+    ratio: str = Field(
+        "", max_length=16, description="ratio is prefill to decode pods asked for, over all groups."
+    )
+    prefill: RoleStatus = Field(RoleStatus(), description="prefill counts its prefill pods.")
+    decode: RoleStatus = Field(RoleStatus(), description="decode counts its decode pods.")
+    reason: str = Field(
+        "",
+        max_length=1024,
+        description="reason is where these numbers come from, such as spec or an autoscaler.",
+    )
+
+
 class PDServiceStatus(ApiModel):
     """What was observed. The operator writes it; everything but the decisions can be rebuilt by looking."""
 
@@ -460,17 +499,30 @@ class PDServiceStatus(ApiModel):
     updated_groups: int = Field(
         0, ge=0, description="updatedGroups is the number of groups of the current revision."
     )
+    default_groups: int = Field(
+        0, ge=0, description="defaultGroups is the number of existing groups that spec.groups asks for."
+    )
     selector: str = Field(
-        "", max_length=512, description="selector finds the prefill and decode pods, for autoscalers."
+        "",
+        max_length=512,
+        description="selector finds the prefill and decode pods of the groups that spec.groups asks for, for autoscalers.",
     )
     revision: str = Field("", max_length=63, description="revision is the pod revision the spec asks for.")
     address: str = Field(
         "", max_length=512, description="address is the URL of the OpenAI-compatible API in the cluster."
     )
-    ratio: str = Field("", max_length=16, description="ratio is prefill to decode pods in a group.")
+    ratio: str = Field(
+        "", max_length=16, description="ratio is prefill to decode pods in a group for everybody."
+    )
     prefill: RoleStatus = Field(RoleStatus(), description="prefill counts the prefill pods.")
     decode: RoleStatus = Field(RoleStatus(), description="decode counts the decode pods.")
     gateway: RoleStatus = Field(RoleStatus(), description="gateway counts the gateway pods.")
+    scenarios: tuple[ScenarioStatus, ...] = Field(
+        (),
+        max_length=MOST_SCENARIOS + 1,
+        description="scenarios are the groups by scenario, when scenarios have groups of their own.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     decisions: tuple[Decision, ...] = Field(
         (),
         max_length=10,
@@ -486,7 +538,7 @@ class PDService(CustomResource):
     short_names = ("pds",)
     scale = ScaleSubresource(
         spec_replicas_path=".spec.groups",
-        status_replicas_path=".status.groups",
+        status_replicas_path=".status.defaultGroups",
         label_selector_path=".status.selector",
     )
     printer_columns = (

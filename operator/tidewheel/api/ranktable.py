@@ -91,6 +91,9 @@ class Routes(Published):
     gateways: int = Field(
         1, ge=1, description="gateways is how many gateways share the groups and leave slots to each other."
     )
+    default_groups: tuple[str, ...] | None = Field(
+        None, description="defaultGroups serve the requests that no scenario matches; left out, all do."
+    )
     scenarios: tuple[RouteScenario, ...] = Field(
         (), description="scenarios tell requests apart; the first one that matches is a request's."
     )

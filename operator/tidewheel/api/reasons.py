@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SCALING = "Scaling"
     SETTLED = "Settled"
     # Degraded
+    SCENARIO_DOWN = "ScenarioDown"
     REPLACING_MEMBERS = "ReplacingMembers"
     ALL_MEMBERS_HEALTHY = "AllMembersHealthy"
 
@@ -118,6 +119,10 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
     Reason.ROLLING_OUT: ReasonHelp("groups of the new revision replace those of the old", "wait"),
     Reason.SCALING: ReasonHelp("pods are being added or drained", "wait"),
     Reason.SETTLED: ReasonHelp("what runs is what the spec asks for", "nothing"),
+    Reason.SCENARIO_DOWN: ReasonHelp(
+        "a scenario with groups of its own has none that serves; the message says who takes its requests",
+        "look at the pods of its groups: `kubectl get pods -l tidewheel.dev/scenario=NAME`",
+    ),
     Reason.REPLACING_MEMBERS: ReasonHelp(
         "a pod failed and one substitute takes its place; the others serve on",
         "look at the event for the cause",

@@ -76,8 +76,8 @@ class ScenarioMatch(ApiModel):
     )
 
 
-class Scenario(ApiModel):
-    """Requests that belong together. The first scenario that matches a request is its scenario."""
+class ScenarioRule(ApiModel):
+    """Which requests a scenario is about, and how long they may wait: what gateways and users both know."""
 
     name: Name = Field(description="name labels the scenario's metrics; `default` is everything else.")
     match: ScenarioMatch = Field(description="match says which requests belong here.")
@@ -97,7 +97,87 @@ class Scenario(ApiModel):
     )
 
 
-class RouteScenario(Scenario):
+class ScenarioGroups(ApiModel):
+    """Groups that serve one scenario and nobody else. Their pods are like all others; only the numbers differ."""
+
+    replicas: int = Field(1, ge=0, le=512, description="replicas is the number of groups.")
+    prefill: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="prefill is the number of prefill pods in each; spec.prefill.replicas if left out.",
+    )
+    decode: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="decode is the number of decode pods in each; spec.decode.replicas if left out.",
+    )
+    when_down: Literal["UseDefault", "Wait"] = Field(
+        "UseDefault",
+        description=(
+            "whenDown is what happens to the scenario's requests while none of its groups can take them: the groups without a "
+            "scenario serve them, or they wait, and end at their deadline."
+        ),
+    )
+
+
+class ServiceLevel(ApiModel):
+    """What a scenario's requests are promised. Planners aim at it; requests are not ended by it."""
+
+    ttft_ms: int | None = Field(
+        None,
+        ge=1,
+        le=600_000,
+        description="ttftMs is the time to the first token, in milliseconds.",
+    )
+    tpot_ms: int | None = Field(
+        None,
+        ge=1,
+        le=60_000,
+        description="tpotMs is the mean time per further token of an answer, in milliseconds.",
+    )
+    end_to_end_ms: int | None = Field(
+        None, ge=1, le=3_600_000, description="endToEndMs is the time to the last token, in milliseconds."
+    )
+    attainment_percent: int = Field(
+        99,
+        ge=1,
+        le=100,
+        description="attainmentPercent is the share of requests for which all of it shall hold.",
+    )
+
+
+class ScenarioLimits(ApiModel):
+    """How much of the service a scenario may take."""
+
+    max_in_flight: int | None = Field(
+        None,
+        ge=1,
+        le=1_048_576,
+        description=(
+            "maxInFlight is how many of its requests may be under way at a time over all gateways, each of which lets in "
+            "an equal share, at least one; more get 429."
+        ),
+    )
+
+
+class Scenario(ScenarioRule):
+    """Requests that belong together. The first scenario that matches a request is its scenario."""
+
+    groups: ScenarioGroups | None = Field(
+        None, description="groups are its own; without them the groups of spec.groups serve it."
+    )
+    slo: ServiceLevel = Field(ServiceLevel(), description="slo is what its requests are promised.")
+    limits: ScenarioLimits = Field(ScenarioLimits(), description="limits bound what it may take.")
+
+
+class RouteScenario(ScenarioRule):
     """A scenario as gateways know it."""
 
-    groups: tuple[Name, ...] = Field((), description="groups are those that serve it; none means all.")
+    groups: tuple[Name, ...] | None = Field(
+        None, description="groups are those that serve it; left out, all do."
+    )
+    max_in_flight: int | None = Field(
+        None, ge=1, description="maxInFlight bounds its requests over all gateways."
+    )

@@ -12,17 +12,22 @@ from tidewheel.planning.names import budget_name
 from tidewheel.planning.observed import ObservedService
 
 
-def budgets(seen: ObservedService, spec: PDServiceSpec) -> Iterator[Manifest]:
+def budgets(seen: ObservedService, spec: PDServiceSpec, *, groups: int, members: int) -> Iterator[Manifest]:
     """One for the gateways and one for the groups' pods; either loses one pod at a time.
 
     With a single group or gateway there is none: it could only block the drain for ever. They say minAvailable,
     not maxUnavailable: the disruption controller takes the number of pods behind the latter from the owner's scale
     subresource, and a PDService's counts groups.
+
+    Args:
+        seen: whose they are.
+        spec: of the gateways.
+        groups: how many there should be.
+        members: how many pods these should have together.
     """
     if spec.suspend:
         return
-    members = spec.groups * (spec.prefill.replicas + spec.decode.replicas)
-    if spec.groups > 1:
+    if groups > 1:
         yield _budget(seen, "compute", ["prefill", "decode"], members - 1)
     if spec.gateway.replicas > 1:
         yield _budget(seen, "gateway", ["gateway"], spec.gateway.replicas - 1)

@@ -55,7 +55,7 @@ def _manifests(
 ) -> Iterator[Manifest]:
     spec = children.spec
     yield gateway_service(seen, spec.gateway.service)
-    yield from budgets(seen, spec)
+    yield from budgets(seen, spec, groups=children.wanted_groups, members=children.wanted_members)
     yield record_map(seen, children.revision, spec)
     for table in children.rank_tables:
         yield ranks_map(seen, table, now=now)

@@ -8,6 +8,7 @@ from tidewheel.api import meta
 from tidewheel.api.accelerators import Accelerator
 from tidewheel.api.manifest import PODS, Manifest
 from tidewheel.api.pdservice import ComputeRole, PDServiceSpec, PodRole, Resources
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.labels import metadata_of
 from tidewheel.building.merging import merged
 from tidewheel.building.worker_environment import API_KEYS_PATH, SCRATCH_PATH, TERMINATION_LOG, environment
@@ -66,6 +67,8 @@ def worker_pod(seen: ObservedService, order: PodOrder, defaults: ServiceDefaults
     labels = {meta.LABEL_ROLE: order.role, meta.LABEL_REVISION: order.revision}
     if order.group:
         labels[meta.LABEL_GROUP] = order.group
+    if order.scenario != DEFAULT_SCENARIO:
+        labels[meta.LABEL_SCENARIO] = order.scenario
     own = metadata_of(seen, order.name, order.role, labels=labels)
     extra = pod["metadata"]
     own["labels"] = (extra.get("labels") or {}) | own["labels"]

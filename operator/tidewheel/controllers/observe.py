@@ -12,6 +12,7 @@ from tidewheel.api import meta
 from tidewheel.api.manifest import CONFIG_MAPS, PDBS, PODS, SERVICES, Manifest
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.config_maps import RECORD_KEY
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.planning.names import place_of, ranks_name, routes_name
@@ -95,6 +96,7 @@ def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
         ordinal=place.ordinal,
         incarnation=place.incarnation,
         created=from_time(metadata.get("creationTimestamp", "")),
+        scenario=labels.get(meta.LABEL_SCENARIO, DEFAULT_SCENARIO),
         phase=phase,
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),

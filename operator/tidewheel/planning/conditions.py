@@ -61,6 +61,8 @@ class Facts:
     #: By pod name.
     troubles: tuple[tuple[str, Trouble], ...]
     refusals: tuple[Refusal, ...]
+    #: For people: scenarios with groups of their own of which none serves.
+    scenarios_down: tuple[str, ...] = ()
 
     @property
     def serves(self) -> bool:
@@ -167,6 +169,8 @@ def _progressing(facts: Facts) -> Verdict:
 
 
 def _degraded(facts: Facts) -> Verdict:
+    if facts.scenarios_down:
+        return "True", Reason.SCENARIO_DOWN, "; ".join(facts.scenarios_down)
     if facts.replacing:
         return "True", Reason.REPLACING_MEMBERS, "; ".join(facts.replacing)
     if facts.troubles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tidewheel.api.reasons import Reason
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.decisions import Deed
 from tidewheel.planning.faults import trouble_of
 from tidewheel.planning.intent import Departure
@@ -23,22 +24,25 @@ def deeds_of(seen: ObservedService, progress: Progress, departures: Sequence[Dep
 
 
 def _groups_created(progress: Progress) -> Iterator[Deed]:
-    spec = progress.spec
-    old = sum(group.revision != progress.revision for group in progress.groups)
-    for group in progress.step.create:
-        yield Deed(
-            action="CreateGroup",
-            reason=Reason.ROLLING_OUT if old else Reason.SCALING,
-            message=(
-                f"group {group.name} with {spec.prefill.replicas} prefill and {spec.decode.replicas} decode pods: "
-                f"spec.groups is {spec.groups}, {len(progress.groups) - old} of revision {progress.revision} "
-                f"and {old} older exist"
-            ),
-        )
+    for one in progress.scenarios:
+        old = sum(group.revision != progress.revision for group in one.groups)
+        of_scenario = f" for scenario {one.name}" if one.name != DEFAULT_SCENARIO else ""
+        for group in one.step.create:
+            size = one.sizes[group.name]
+            yield Deed(
+                action="CreateGroup",
+                reason=Reason.ROLLING_OUT if old else Reason.SCALING,
+                message=(
+                    f"group {group.name}{of_scenario} with {size.prefill} prefill and {size.decode} decode pods: "
+                    f"{one.target.reason}, {len(one.groups) - old} of revision {progress.revision} "
+                    f"and {old} older exist"
+                ),
+            )
 
 
 def _members_joining(progress: Progress) -> Iterator[Deed]:
-    created = {group.name for group in progress.step.create}
+    created = {group.name for scenario in progress.scenarios for group in scenario.step.create}
+    reasons = {scenario.name: scenario.target.reason for scenario in progress.scenarios}
     for one in progress.staffed:
         if one.group.name in created:
             continue
@@ -50,7 +54,7 @@ def _members_joining(progress: Progress) -> Iterator[Deed]:
                 yield Deed(
                     action="AddMember",
                     reason=Reason.SCALING,
-                    message=f"{name} joins {one.group.name}: the ratio is {progress.ratio}",
+                    message=f"{name} joins {one.group.name}: its ratio is to be {one.size} ({reasons[one.group.scenario]})",
                 )
 
 
@@ -68,7 +72,7 @@ def _gateways_joining(seen: ObservedService, progress: Progress) -> Iterator[Dee
 
 
 def _departures(progress: Progress, departures: Sequence[Departure]) -> Iterator[Deed]:
-    retired = {group.name: why for group, why in progress.step.retire}
+    retired = {group.name: why for group, why in progress.retired}
     told: set[str] = set()
     for departure in departures:
         pod = departure.pod

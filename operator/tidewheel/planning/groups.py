@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from tidewheel.api.pdservice import PDServiceSpec
+from tidewheel.api.pdservice import Rollout
 from tidewheel.api.ranktable import Role
-from tidewheel.planning.names import group_name, group_ordinal
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
+from tidewheel.planning.names import group_ordinal
 from tidewheel.planning.observed import ObservedPod
 from tidewheel.planning.rolling import roll
+from tidewheel.planning.targets import Size, Target, shares
 
 COMPUTE_ROLES: tuple[Role, Role] = ("prefill", "decode")
 
@@ -22,6 +24,8 @@ class Group:
     name: str
     revision: str
     ordinal: int
+    #: Whom it serves.
+    scenario: str = DEFAULT_SCENARIO
     pods: tuple[ObservedPod, ...] = ()
 
     def of_role(self, role: Role) -> tuple[ObservedPod, ...]:
@@ -42,9 +46,17 @@ class Group:
         """Whether every pod it has is being deleted."""
         return bool(self.pods) and all(pod.deleting for pod in self.pods)
 
-    def is_complete(self, spec: PDServiceSpec) -> bool:
-        """Whether it serves at the ratio that `spec` asks for."""
-        return self.ready("prefill") >= spec.prefill.replicas and self.ready("decode") >= spec.decode.replicas
+    def is_complete(self, size: Size) -> bool:
+        """Whether it serves with as many pods as it should have."""
+        return all(self.ready(role) >= size.of(role) for role in COMPUTE_ROLES)
+
+    @property
+    def present(self) -> Size:
+        """The places that are taken, those of failed and leaving pods included."""
+        return Size(
+            prefill=len({pod.ordinal for pod in self.of_role("prefill")}),
+            decode=len({pod.ordinal for pod in self.of_role("decode")}),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,26 +76,45 @@ def groups_of(pods: Iterable[ObservedPod]) -> tuple[Group, ...]:
         if pod.role != "gateway":
             members[pod.group].append(pod)
     return tuple(
-        Group(name=name, revision=pods[0].revision, ordinal=group_ordinal(name), pods=tuple(pods))
+        Group(
+            name=name,
+            revision=pods[0].revision,
+            ordinal=group_ordinal(name),
+            scenario=pods[0].scenario,
+            pods=tuple(pods),
+        )
         for name, pods in sorted(members.items())
     )
 
 
+def sizes_of(target: Target, groups: Iterable[Group], *, grows: bool = True) -> Mapping[str, Size]:
+    """What share of a scenario's pods each of its groups has; see `shares`."""
+    return shares(target, {group.name: group.present for group in _by_age(groups)}, grows=grows)
+
+
 def step_groups(
     groups: Collection[Group],
-    spec: PDServiceSpec,
+    target: Target,
     *,
-    service: str,
+    rollout: Rollout,
     revision: str,
     routed: Collection[str],
+    new: Callable[[], Group],
 ) -> GroupStep:
-    """The next step towards `spec.groups` groups of `revision`, at an unchanged ratio (P/D-Serve §3.3).
+    """The next step of one scenario towards its groups of `revision`, at an unchanged ratio (P/D-Serve §3.3).
 
     Groups that serve, are in the routes and are the oldest stay longest. A group whose pods are all being deleted
     is not counted, unless nothing else can make up the number: then its members are substituted where they are.
     An old group retires for a new one only when the new one is complete and gateways know of it.
+
+    Args:
+        groups: the scenario's.
+        target: what it should have.
+        rollout: how many more or fewer groups it may have meanwhile.
+        revision: the one they should have.
+        routed: names of the pods that gateways know.
+        new: gives a group that is not there yet, one after the other.
     """
-    wanted = 0 if spec.suspend else spec.groups
 
     def is_routed(group: Group) -> bool:
         return any(pod.name in routed for pod in group.pods)
@@ -93,37 +124,36 @@ def step_groups(
 
     ours = sorted((group for group in groups if group.revision == revision), key=keep_longest)
     live = sum(not group.is_leaving for group in ours)
-    current = ours[: max(live, wanted)]
+    current = ours[: max(live, target.groups)]
     old = sorted(
         (group for group in groups if group.revision != revision and not group.is_leaving),
         key=keep_longest,
         reverse=True,
     )
+    first = current[: target.groups]
+    sizes = sizes_of(target, first)
     step = roll(
         current=current,
-        available=sum(group.is_complete(spec) and is_routed(group) for group in current[:wanted]),
+        available=sum(group.is_complete(sizes[group.name]) and is_routed(group) for group in first),
         old=old,
         leaving=len(groups) - len(current) - len(old),
-        wanted=wanted,
-        max_surge=spec.rollout.max_surge_groups,
-        max_unavailable=spec.rollout.max_unavailable_groups,
+        wanted=target.groups,
+        max_surge=rollout.max_surge_groups,
+        max_unavailable=rollout.max_unavailable_groups,
     )
-    taken = {group.ordinal for group in ours}
-    free = (ordinal for ordinal in range(len(taken) + step.create) if ordinal not in taken)
-    create = tuple(
-        Group(name=group_name(service, revision, ordinal), revision=revision, ordinal=ordinal)
-        for ordinal, _ in zip(free, range(step.create), strict=False)
-    )
+    create = tuple(new() for _ in range(step.create))
     return GroupStep(
         keep=step.keep + create,
-        retire=tuple((group, _why_retired(group, spec, revision)) for group in step.retire),
+        retire=tuple((group, _why_retired(group, target, revision)) for group in step.retire),
         create=create,
     )
 
 
-def _why_retired(group: Group, spec: PDServiceSpec, revision: str) -> str:
-    if spec.suspend:
-        return "the service is suspended"
-    if group.revision != revision:
+def _by_age(groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: group.ordinal)
+
+
+def _why_retired(group: Group, target: Target, revision: str) -> str:
+    if target.groups and group.revision != revision:
         return f"revision {revision} replaces {group.revision}"
-    return f"spec.groups is {spec.groups}"
+    return target.reason

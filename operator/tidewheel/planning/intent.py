@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import RankTable, Role, Routes
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.observed import ObservedPod
 from tidewheel.planning.plan import EventNote
 
@@ -19,6 +20,8 @@ class PodOrder:
     #: Empty for a gateway.
     group: str
     revision: str
+    #: Whom its group serves.
+    scenario: str = DEFAULT_SCENARIO
     #: The spec it is built from: the recorded one of its revision if that is an older one.
     spec: PDServiceSpec
 
@@ -39,6 +42,9 @@ class Children:
     spec: PDServiceSpec
     revision: str
     routes: Routes
+    #: Groups and pods in groups that should be there in the end.
+    wanted_groups: int = 0
+    wanted_members: int = 0
     rank_tables: tuple[RankTable, ...] = ()
     pods: tuple[PodOrder, ...] = ()
     #: Groups and revisions that still have pods: their maps and records stay although they are not written now.

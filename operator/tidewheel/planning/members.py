@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
+from tidewheel.api.reasons import Reason
+from tidewheel.planning.balance import RoleState, step_balance
 from tidewheel.planning.faults import may_be_replaced, trouble_of
 from tidewheel.planning.groups import COMPUTE_ROLES, Group
 from tidewheel.planning.names import Place
 from tidewheel.planning.observed import ObservedPod
+from tidewheel.planning.targets import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,11 @@ class StaffedGroup:
     group: Group
     #: What its pods are built from; None if no record of its revision is left, so nobody can join it.
     spec: PDServiceSpec | None
+    #: As many pods as it should have; None if nothing says so.
+    size: Size | None
     roles: Mapping[Role, Staffing]
+    #: Those that take requests: the ready ones, but for those in reserve while the ratio changes.
+    serving: tuple[ObservedPod, ...] = ()
 
     @property
     def stay(self) -> tuple[ObservedPod, ...]:
@@ -63,19 +70,76 @@ class StaffedGroup:
 
 
 def staff_group(
-    group: Group, spec: PDServiceSpec | None, *, now: datetime, routed: Collection[str]
+    group: Group,
+    spec: PDServiceSpec | None,
+    *,
+    size: Size | None,
+    now: datetime,
+    routed: Collection[str],
+    max_skew: float = 0.0,
+    refused: bool = False,
 ) -> StaffedGroup:
-    """Staffs both roles as `spec` asks; without a spec those who are well stay and nobody joins."""
-    roles: dict[Role, Staffing] = {}
-    for role in COMPUTE_ROLES:
-        pods = group.of_role(role)
-        if spec is None:
-            staffing = staff(pods, len(pods), now=now, routed=routed)
-            roles[role] = replace(staffing, join=())
-        else:
-            wanted = spec.prefill.replicas if role == "prefill" else spec.decode.replicas
-            roles[role] = staff(pods, wanted, now=now, routed=routed)
-    return StaffedGroup(group=group, spec=spec, roles=roles)
+    """Staffs both roles to `size`, and says who takes requests while they are on their way there.
+
+    Without a spec or a size those who are well stay and nobody joins.
+
+    Args:
+        group: as it is.
+        spec: what its pods are built from.
+        size: what it should have.
+        now: the time.
+        routed: names of the pods that gateways know.
+        max_skew: bound of `step_balance`.
+        refused: whether the API server lets no new pods in.
+    """
+    if spec is None or size is None:
+        left = {
+            role: staff(pods := group.of_role(role), len(pods), now=now, routed=routed)
+            for role in COMPUTE_ROLES
+        }
+        roles = {role: replace(staffing, join=()) for role, staffing in left.items()}
+        well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
+        return StaffedGroup(group=group, spec=None, size=None, roles=roles, serving=well)
+
+    crew = {role: group.of_role(role) for role in COMPUTE_ROLES}
+    states = {
+        role: _state_of(
+            staff(pods, len(pods), now=now, routed=routed), size.of(role), routed, refused=refused
+        )
+        for role, pods in crew.items()
+    }
+    balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    serve = dict(zip(COMPUTE_ROLES, balanced, strict=True))
+    roles = {
+        role: staff(pods, max(size.of(role), serve[role]), now=now, routed=routed)
+        for role, pods in crew.items()
+    }
+    serving = [
+        pod
+        for role, staffing in roles.items()
+        for pod in sorted((pod for pod in staffing.stay if pod.ready), key=_keep_longest(routed))[
+            : serve[role]
+        ]
+    ]
+    return StaffedGroup(group=group, spec=spec, size=size, roles=roles, serving=tuple(serving))
+
+
+def _state_of(well: Staffing, wanted: int, routed: Collection[str], *, refused: bool) -> RoleState:
+    """Where a role stands, by those of its members that have not failed."""
+    ready = [pod for pod in well.stay if pod.ready]
+    troubles = [trouble_of(pod) for pod in well.stay if not pod.ready]
+    unplaced = any(trouble is not None and trouble.reason == Reason.UNSCHEDULABLE for trouble in troubles)
+    return RoleState(
+        routed=sum(pod.name in routed for pod in ready),
+        ready=len(ready),
+        wanted=wanted,
+        coming=not (unplaced or refused),
+    )
+
+
+def _keep_longest(routed: Collection[str]) -> Callable[[ObservedPod], tuple[bool, bool, int, int]]:
+    """Order of those that stay: the ready ones, those in a map, the oldest."""
+    return lambda pod: (not pod.ready, pod.name not in routed, pod.ordinal, pod.incarnation)
 
 
 def staff(
@@ -108,12 +172,9 @@ def staff(
             gone[pod.ordinal] = pod
             leave.append((pod, _why_failed(pod)))
 
-    def keep_longest(pod: ObservedPod) -> tuple[bool, bool, int, int]:
-        return (not pod.ready, pod.name not in routed, pod.ordinal, pod.incarnation)
-
     stay: list[ObservedPod] = []
     held: set[int] = set()
-    for pod in sorted(present, key=keep_longest):
+    for pod in sorted(present, key=_keep_longest(routed)):
         if pod.ordinal in held:
             leave.append((pod, "its place is held by another pod"))
         elif len(stay) == wanted:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.plan import Refusal
 
 
@@ -37,6 +38,8 @@ class ObservedPod:
     #: How many pods had this place before.
     incarnation: int
     created: datetime
+    #: Whom its group serves.
+    scenario: str = DEFAULT_SCENARIO
     phase: str = "Pending"
     ip: str = ""
     node: str = ""

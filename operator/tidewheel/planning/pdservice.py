@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tidewheel.api.pdservice import PDServiceSpec
@@ -10,7 +10,7 @@ from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
 from tidewheel.planning.gateways import GatewayStep, step_gateways
-from tidewheel.planning.groups import GroupStep, groups_of, step_groups
+from tidewheel.planning.groups import groups_of
 from tidewheel.planning.intent import Children, Departure, Intent, PodOrder
 from tidewheel.planning.members import StaffedGroup, staff_group
 from tidewheel.planning.names import gateway_name, member_name
@@ -18,20 +18,34 @@ from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
 from tidewheel.planning.revision import gateway_revision, group_revision
 from tidewheel.planning.routes import routes_to, time_to_leave
+from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
 from tidewheel.planning.settings import ServiceDefaults
 from tidewheel.planning.status import Progress, condition_events, status_of, unbuildable_status
+from tidewheel.planning.targets import Target
 from tidewheel.planning.validation import Objection, buildable
 
 #: A pod to delete, why, and how long it still stays; None while a published map still names it.
 _Leaving = tuple[ObservedPod, str, timedelta | None]
 
 
-def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefaults) -> Intent:
+def plan_service(
+    seen: ObservedService,
+    *,
+    now: datetime,
+    defaults: ServiceDefaults,
+    targets: Mapping[str, Target] | None = None,
+) -> Intent:
     """What should change about a PDService.
 
-    The steps: refuse a spec that cannot work; choose the groups to keep, to drain and to create; staff each kept
-    group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
+    The steps: refuse a spec that cannot work; choose for each scenario the groups to keep, to drain and to create;
+    staff each kept group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
     without; and say all of it in the status. A settled service gets an intent that equals what is there.
+
+    Args:
+        seen: what is there.
+        now: the time.
+        defaults: the operator's.
+        targets: numbers of groups and pods, by scenario, that replace those of the spec.
     """
     if seen.deleting:
         return Intent()
@@ -43,15 +57,26 @@ def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefau
     revision = group_revision(spec, image=defaults.image, accelerators=defaults.accelerators)
     groups = groups_of(seen.pods)
     routed = seen.routes.members if seen.routes else frozenset()
-    step = step_groups(groups, spec, service=seen.name, revision=revision, routed=routed)
+    steps = step_scenarios(
+        groups,
+        spec,
+        service=seen.name,
+        revision=revision,
+        routed=routed,
+        records=seen.records,
+        planned=targets or {},
+    )
     staffed = tuple(
         staff_group(
             group,
             spec if group.revision == revision else seen.records.get(group.revision),
+            size=size,
             now=now,
             routed=routed,
+            max_skew=spec.rollout.max_skew_percent / 100,
+            refused=any(refusal.kind == "Pod" for refusal in seen.refusals),
         )
-        for group in step.keep
+        for group, size in all_kept(steps)
     )
     gateways = step_gateways(
         [pod for pod in seen.pods if pod.role == "gateway"],
@@ -63,13 +88,16 @@ def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefau
         spec=spec,
         revision=revision,
         routes=_routes(seen, spec, staffed),
+        wanted_groups=sum(one.target.groups for one in steps),
+        wanted_members=sum(one.target.prefill + one.target.decode for one in steps),
         rank_tables=tuple(_rank_tables(seen, staffed)),
         pods=tuple(_orders(seen, spec, staffed, gateways)),
-        groups=frozenset(group.name for group in (*groups, *step.create)),
+        groups=frozenset(group.name for group in groups)
+        | frozenset(group.name for one in steps for group in one.step.create),
         revisions=frozenset(group.revision for group in groups) | {revision},
     )
     settle = timedelta(seconds=defaults.settle_seconds)
-    leaving = tuple(_leaving(seen, step, staffed, gateways, now=now, settle=settle))
+    leaving = tuple(_leaving(seen, steps, staffed, gateways, now=now, settle=settle))
     departures = tuple(
         Departure(pod=pod, grace_seconds=spec.drain_seconds, why=why)
         for pod, why, wait in leaving
@@ -79,7 +107,7 @@ def plan_service(seen: ObservedService, *, now: datetime, defaults: ServiceDefau
         spec=spec,
         revision=revision,
         groups=groups,
-        step=step,
+        scenarios=steps,
         staffed=staffed,
         gateways=gateways,
         is_scaling=bool(children.pods or leaving),
@@ -104,7 +132,7 @@ def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[Staffe
     return routes_to(
         service=seen.name,
         model=spec.model.name,
-        groups={one.group.name: one.stay for one in staffed},
+        groups=((one.group, one.serving) for one in staffed),
         gateways=spec.gateway.replicas,
         scenarios=spec.scenarios,
     )
@@ -134,6 +162,7 @@ def _orders(
                 role=role,
                 group=one.group.name,
                 revision=one.group.revision,
+                scenario=one.group.scenario,
                 spec=one.spec or spec,
             )
     for joining in gateways.create:
@@ -148,7 +177,7 @@ def _orders(
 
 def _leaving(
     seen: ObservedService,
-    step: GroupStep,
+    steps: Sequence[ScenarioStep],
     staffed: Sequence[StaffedGroup],
     gateways: GatewayStep,
     *,
@@ -156,7 +185,7 @@ def _leaving(
     settle: timedelta,
 ) -> Iterator[_Leaving]:
     """Everyone who should go and is not going yet. A group that goes, goes as a whole, with its rank table."""
-    for group, why in step.retire:
+    for group, why in (retired for one in steps for retired in one.step.retire):
         pods = [pod for pod in group.pods if not pod.deleting]
         waits = [time_to_leave(pod, routes=seen.routes, ranks=None, now=now, settle=settle) for pod in pods]
         longest = None if None in waits else max(wait for wait in waits if wait is not None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from tidewheel.api.ranktable import Backend, RouteGroup, Routes
-from tidewheel.api.scenarios import RouteScenario, Scenario
+from tidewheel.api.scenarios import DEFAULT_SCENARIO, RouteScenario, Scenario
+from tidewheel.planning.groups import Group
 from tidewheel.planning.observed import ObservedPod, PublishedMap
 
 
@@ -14,22 +15,54 @@ def routes_to(
     *,
     service: str,
     model: str,
-    groups: Mapping[str, Sequence[ObservedPod]],
+    groups: Iterable[tuple[Group, Sequence[ObservedPod]]],
     gateways: int = 1,
     scenarios: Sequence[Scenario] = (),
 ) -> Routes:
-    """The ready members of those groups that have a prefill and a decode; a group without is left out.
+    """The members that take requests of those groups that have a prefill and a decode; a group without is left out.
 
-    Every group serves every scenario.
+    A scenario's requests go to its groups and those of nobody else's; without groups of its own, and, if it is to be
+    so, while none of them is in the routes, to the groups for everybody. Where no scenario has groups, all serve all.
+
+    Args:
+        service: the service's name.
+        model: the name it is served under.
+        groups: each with its ready members that take requests.
+        gateways: how many share them.
+        scenarios: in the order in which they match.
     """
     routed = []
-    for name, members in sorted(groups.items()):
+    by_scenario: dict[str, list[str]] = {}
+    for group, members in sorted(groups, key=lambda one: one[0].name):
         prefill = _backends(pod for pod in members if pod.role == "prefill")
         decode = _backends(pod for pod in members if pod.role == "decode")
         if prefill and decode:
-            routed.append(RouteGroup(name=name, prefill=prefill, decode=decode))
-    told = tuple(RouteScenario.model_validate(scenario.model_dump()) for scenario in scenarios)
-    return Routes(service=service, model=model, groups=tuple(routed), gateways=gateways, scenarios=told)
+            routed.append(RouteGroup(name=group.name, prefill=prefill, decode=decode))
+            by_scenario.setdefault(group.scenario, []).append(group.name)
+    is_divided = any(scenario.groups is not None for scenario in scenarios)
+    everybodys = tuple(by_scenario.get(DEFAULT_SCENARIO, ())) if is_divided else None
+    told = []
+    for scenario in scenarios:
+        served_by, own = everybodys, scenario.groups
+        if own is not None and (scenario.name in by_scenario or own.when_down == "Wait"):
+            served_by = tuple(by_scenario.get(scenario.name, ()))
+        told.append(
+            RouteScenario(
+                name=scenario.name,
+                match=scenario.match,
+                ttft_deadline_seconds=scenario.ttft_deadline_seconds,
+                groups=served_by,
+                max_in_flight=scenario.limits.max_in_flight,
+            )
+        )
+    return Routes(
+        service=service,
+        model=model,
+        groups=tuple(routed),
+        gateways=gateways,
+        default_groups=everybodys,
+        scenarios=tuple(told),
+    )
 
 
 def time_to_leave(

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from tidewheel.api.meta import LABEL_ROLE, LABEL_SERVICE
-from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus, RoleStatus
+from tidewheel.api.meta import LABEL_ROLE, LABEL_SCENARIO, LABEL_SERVICE
+from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus, RoleStatus, ScenarioStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import ConditionType, Reason
+from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.api.status import Decision
 from tidewheel.planning.conditions import Facts, judge, judge_unbuildable
 from tidewheel.planning.decisions import shorten
 from tidewheel.planning.faults import Trouble, trouble_of
 from tidewheel.planning.gateways import GatewayStep
-from tidewheel.planning.groups import COMPUTE_ROLES, Group, GroupStep
+from tidewheel.planning.groups import COMPUTE_ROLES, Group
 from tidewheel.planning.members import StaffedGroup
 from tidewheel.planning.observed import ObservedPod, ObservedService, PublishedMap
 from tidewheel.planning.plan import EventNote
+from tidewheel.planning.scenarios import ScenarioStep
 from tidewheel.planning.validation import Objection
 
 _QUIET = frozenset({Reason.STARTING, Reason.REPLACING_MEMBERS})
@@ -32,7 +34,7 @@ class Progress:
     spec: PDServiceSpec
     revision: str
     groups: tuple[Group, ...]
-    step: GroupStep
+    scenarios: tuple[ScenarioStep, ...]
     staffed: tuple[StaffedGroup, ...]
     gateways: GatewayStep
     #: Whether this plan creates or takes away pods.
@@ -40,18 +42,31 @@ class Progress:
 
     @property
     def wanted_groups(self) -> int:
-        """Groups asked for; none while suspended."""
-        return 0 if self.spec.suspend else self.spec.groups
+        """Groups asked for, of all scenarios."""
+        return sum(one.target.groups for one in self.scenarios)
 
     @property
     def wanted_gateways(self) -> int:
         """Gateways asked for; none while suspended."""
         return 0 if self.spec.suspend else self.spec.gateway.replicas
 
+    def wanted(self, role: Role) -> int:
+        """Pods of a compute role asked for, over all scenarios."""
+        return sum(one.target.of(role) for one in self.scenarios)
+
     @property
     def ratio(self) -> str:
-        """Prefill to decode pods in a group."""
-        return f"{self.spec.prefill.replicas}:{self.spec.decode.replicas}"
+        """Prefill to decode pods in the first group for everybody, or, without one, as the spec has it."""
+        target = next(one.target for one in self.scenarios if one.name == DEFAULT_SCENARIO)
+        if not target.groups:
+            return f"{self.spec.prefill.replicas}:{self.spec.decode.replicas}"
+        return f"{target.share('prefill', 0)}:{target.share('decode', 0)}"
+
+    @property
+    def retired(self) -> Iterator[tuple[Group, str]]:
+        """Groups on their way out, with the reason."""
+        for one in self.scenarios:
+            yield from one.step.retire
 
     @property
     def members(self) -> Iterator[ObservedPod]:
@@ -71,17 +86,43 @@ def status_of(
         conditions=judge(facts, seen.status.conditions, generation=seen.generation, now=now),
         observed_generation=seen.generation,
         groups=sum(not group.is_leaving for group in progress.groups),
+        default_groups=sum(
+            not group.is_leaving and group.scenario == DEFAULT_SCENARIO for group in progress.groups
+        ),
         ready_groups=facts.serving_groups,
         updated_groups=facts.updated_groups,
-        selector=f"{LABEL_SERVICE}={seen.name},{LABEL_ROLE} in (prefill,decode)",
+        selector=f"{LABEL_SERVICE}={seen.name},{LABEL_ROLE} in (prefill,decode),!{LABEL_SCENARIO}",
         revision=progress.revision,
         address=f"http://{seen.name}.{seen.namespace}.svc:{spec.gateway.service.port}",
         ratio=progress.ratio,
-        prefill=_role_status(seen.pods, "prefill", progress.wanted_groups * spec.prefill.replicas),
-        decode=_role_status(seen.pods, "decode", progress.wanted_groups * spec.decode.replicas),
+        prefill=_role_status(seen.pods, "prefill", progress.wanted("prefill")),
+        decode=_role_status(seen.pods, "decode", progress.wanted("decode")),
         gateway=_role_status(seen.pods, "gateway", progress.wanted_gateways),
+        scenarios=tuple(_scenario_statuses(seen, progress)),
         decisions=decisions,
     )
+
+
+def _scenario_statuses(seen: ObservedService, progress: Progress) -> Iterator[ScenarioStatus]:
+    """One per scenario, if there is any with groups of its own."""
+    if len(progress.scenarios) == 1:
+        return
+    for one in progress.scenarios:
+        pods = [pod for group in one.groups for pod in group.pods]
+        target = one.target
+        yield ScenarioStatus(
+            name=one.name,
+            groups=target.groups,
+            ready_groups=_serving(one, seen.routes),
+            ratio=f"{target.prefill}:{target.decode}",
+            prefill=_role_status(pods, "prefill", target.prefill),
+            decode=_role_status(pods, "decode", target.decode),
+            reason=shorten(target.reason, 1024),
+        )
+
+
+def _serving(scenario: ScenarioStep, routes: PublishedMap | None) -> int:
+    return sum(_is_reachable(group, routes) for group in scenario.step.keep)
 
 
 def unbuildable_status(seen: ObservedService, objection: Objection, *, now: datetime) -> PDServiceStatus:
@@ -99,19 +140,17 @@ def unbuildable_status(seen: ObservedService, objection: Objection, *, now: date
 def facts_of(seen: ObservedService, progress: Progress) -> Facts:
     """What the conditions are judged by."""
     spec = progress.spec
-    kept = [one.group for one in progress.staffed]
     members = tuple(progress.members)
-    per_group = spec.prefill.replicas + spec.decode.replicas
     return Facts(
         suspended=spec.suspend,
         wanted_groups=progress.wanted_groups,
-        serving_groups=sum(_is_reachable(group, seen.routes) for group in kept),
+        serving_groups=sum(_serving(one, seen.routes) for one in progress.scenarios),
         updated_groups=sum(
             group.revision == progress.revision and not group.is_leaving for group in progress.groups
         ),
         wanted_gateways=progress.wanted_gateways,
         ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
-        wanted_pods=progress.wanted_groups * per_group + progress.wanted_gateways,
+        wanted_pods=progress.wanted("prefill") + progress.wanted("decode") + progress.wanted_gateways,
         ready_pods=sum(pod.ready for pod in members),
         leaving_pods=sum(pod.deleting or pod not in members for pod in seen.pods),
         revision=progress.revision,
@@ -124,7 +163,23 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         replacing=tuple(_replacing(progress)),
         troubles=tuple(_troubles(members)),
         refusals=seen.refusals,
+        scenarios_down=tuple(_scenarios_down(seen, progress)),
     )
+
+
+def _scenarios_down(seen: ObservedService, progress: Progress) -> Iterator[str]:
+    """What became of the scenarios that had groups in the routes and have none any more."""
+    had = {one.name for one in seen.status.scenarios if one.ready_groups}
+    was_down = any(one.reason == Reason.SCENARIO_DOWN for one in seen.status.conditions)
+    rules = {scenario.name: scenario for scenario in progress.spec.scenarios}
+    for one in progress.scenarios:
+        rule = rules.get(one.name)
+        if rule is None or rule.groups is None or not one.target.groups or _serving(one, seen.routes):
+            continue
+        if one.name in had or was_down:
+            falls_back = rule.groups.when_down == "UseDefault"
+            does = "the groups for everybody serve it" if falls_back else "its requests wait"
+            yield f"scenario {one.name} has no group with a ready prefill and decode: {does}"
 
 
 def condition_events(before: PDServiceStatus, after: PDServiceStatus) -> tuple[EventNote, ...]:

@@ -9,7 +9,6 @@ from tests.unit.planning.seen import service, spec
 from tests.unit.planning.world import World
 
 from tidewheel.api.ranktable import RankTable, Routes
-from tidewheel.building.disruption import budgets
 from tidewheel.building.merging import merged
 from tidewheel.building.services import gateway_service
 from tidewheel.local.apimachinery.builtin_rules import validate_create
@@ -87,7 +86,13 @@ def test_the_service_leads_to_the_gateways():
     ids=["nothing to spare", "groups", "gateways", "suspended"],
 )
 def test_a_drain_takes_one_pod_at_a_time_where_one_can_be_spared(wanted, want):
-    found = {one["metadata"]["name"]: one["spec"]["minAvailable"] for one in budgets(service(wanted), wanted)}
+    world = World(**wanted.to_wire())
+    plan = world.plan()
+    found = {
+        one["metadata"]["name"]: one["spec"]["minAvailable"]
+        for one in plan.apply
+        if one["kind"] == "PodDisruptionBudget"
+    }
     assert found == want
 
 

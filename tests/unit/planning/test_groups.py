@@ -10,15 +10,26 @@ from hypothesis import strategies as st
 from tests.unit.planning.seen import NOW, gateway_pods, group_pods, pod, revision_of, spec
 
 from tidewheel.planning.gateways import step_gateways
-from tidewheel.planning.groups import groups_of, step_groups
+from tidewheel.planning.groups import groups_of
 from tidewheel.planning.revision import gateway_revision
 from tidewheel.planning.rolling import roll
+from tidewheel.planning.scenarios import step_scenarios
 
 
 def step(wanted, *pods, routed=None):
     """The step from these pods; the routes name every ready one unless `routed` says otherwise."""
     routed = {one.name for one in pods if one.ready} if routed is None else routed
-    return step_groups(groups_of(pods), wanted, service="chat", revision=revision_of(wanted), routed=routed)
+    steps = step_scenarios(
+        groups_of(pods),
+        wanted,
+        service="chat",
+        revision=revision_of(wanted),
+        routed=routed,
+        records={},
+        planned={},
+    )
+    (only,) = steps
+    return only.step
 
 
 def short(groups) -> list[str]:

@@ -110,6 +110,27 @@ class LifeOfAService(RuleBasedStateMachine):
     def the_user_changes_the_ratio(self, prefill, decode):
         self.world.change(prefill={"replicas": prefill}, decode={"replicas": decode})
 
+    @rule(
+        replicas=st.integers(0, 2),
+        prefill=st.none() | counts,
+        decode=counts,
+        when_down=st.sampled_from(["UseDefault", "Wait"]),
+        others=st.booleans(),
+    )
+    def the_user_gives_scenarios_groups(self, replicas, prefill, decode, when_down, others):
+        groups = {"replicas": replicas, "prefill": prefill, "decode": decode, "whenDown": when_down}
+        code = {"name": "code", "match": {"modelAliases": ["coder"]}, "groups": groups}
+        short = {"name": "short", "match": {"promptLength": {"max": 9}}, "groups": {"replicas": 1}}
+        self.world.change(scenarios=[code, short] if others else [code])
+
+    @rule()
+    def the_user_takes_the_scenarios_back(self):
+        self.world.change(scenarios=[])
+
+    @rule(percent=st.sampled_from([0, 50, 200]))
+    def the_user_changes_the_bound_of_the_ratio(self, percent):
+        self.world.change(rollout=self.world.service["spec"]["rollout"] | {"maxSkewPercent": percent})
+
     @rule(image=st.sampled_from(["one", "two", "three"]))
     def the_user_changes_the_image(self, image):
         self.world.change(image=image)
@@ -150,8 +171,16 @@ class LifeOfAService(RuleBasedStateMachine):
         spec = world.controller_spec()
         assert world.condition("Progressing")["reason"] == "Settled"
         assert world.condition("Degraded")["status"] == "False"
-        groups = 0 if spec.suspend else spec.groups
-        members = groups * (spec.prefill.replicas + spec.decode.replicas)
+        sizes = {"default": (spec.prefill.replicas, spec.decode.replicas)}
+        for one in spec.scenarios:
+            if one.groups:
+                ratio = (
+                    one.groups.prefill or spec.prefill.replicas,
+                    one.groups.decode or spec.decode.replicas,
+                )
+                sizes[one.name] = ratio
+        groups = sum(world.wanted_groups(scenario) for scenario in sizes)
+        members = sum(world.wanted_groups(scenario) * sum(size) for scenario, size in sizes.items())
         gateways = 0 if spec.suspend else spec.gateway.replicas
         assert len(world.all_pods) == members + gateways
         expected = "Suspended" if spec.suspend else "Serving" if groups else "ScaledToZero"

@@ -18,6 +18,7 @@ from tests.unit.planning.seen import (
     spec,
 )
 
+from tidewheel.planning.groups import Group
 from tidewheel.planning.names import Place, gateway_name, group_ordinal, member_name, place_of
 from tidewheel.planning.pdservice import plan_service
 from tidewheel.planning.ranks import rank_table
@@ -25,6 +26,10 @@ from tidewheel.planning.revision import gateway_revision
 from tidewheel.planning.routes import routes_to, time_to_leave
 
 SETTLE = timedelta(seconds=2)
+
+
+def group(name: str, scenario: str = "default") -> Group:
+    return Group(name=name, revision="r", ordinal=0, scenario=scenario)
 
 
 def table(*members, complete=True, published=False):
@@ -65,16 +70,16 @@ def test_a_substitute_has_its_predecessors_rank():
 
 def test_routes_leave_out_a_group_that_could_only_decode():
     prefill, decode = group_pods(spec())
-    groups = {"whole": [prefill, decode], "half": [replace(prefill, ready=False), decode]}
+    groups = [(group("whole"), [prefill, decode]), (group("half"), [replace(prefill, ready=False), decode])]
     found = routes_to(service="chat", model="smol", groups=groups)
-    assert [group.name for group in found.groups] == ["whole"]
+    assert [one.name for one in found.groups] == ["whole"]
 
 
 def test_routes_name_only_ready_members():
     wanted = spec(decode={"replicas": 2})
     pods = group_pods(wanted)
     pods[2] = replace(pods[2], ready=False)
-    found = routes_to(service="chat", model="smol", groups={"g": pods})
+    found = routes_to(service="chat", model="smol", groups=[(group("g"), pods)])
     assert [backend.name for backend in found.groups[0].decode] == [pods[1].name]
 
 
@@ -89,8 +94,8 @@ def test_routes_name_the_scenarios_in_their_order_and_how_many_gateways_there_ar
     seen = service(wanted, *group_pods(wanted))
     found = plan_service(seen, now=NOW, defaults=DEFAULTS).children.routes
     assert [(one.name, one.ttft_deadline_seconds, one.groups) for one in found.scenarios] == [
-        ("code", 5, ()),
-        ("all-short", None, ()),
+        ("code", 5, None),
+        ("all-short", None, None),
     ]
     assert found.gateways == 3
     assert found.scenarios[1].match.prompt_length.max == 100

@@ -136,7 +136,7 @@ def test_without_a_record_of_its_spec_nobody_joins_a_group():
     pods = group_pods(wanted)
     pods[1] = replace(pods[1], phase="Failed", ready=False)
     group = Group(name=pods[0].group, revision=revision_of(wanted), ordinal=0, pods=tuple(pods))
-    staffed = staff_group(group, None, now=NOW, routed=())
+    staffed = staff_group(group, None, size=None, now=NOW, routed=())
     assert [one.role for one in staffed.stay] == ["prefill", "decode"]
     assert not staffed.join
     assert len(staffed.leave) == 1

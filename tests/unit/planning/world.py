@@ -15,15 +15,18 @@ from typing import Any
 from tests.unit.planning.seen import DEFAULTS, NOW
 
 from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
-from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE
+from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, ROUTES_KEY
+from tidewheel.api.ranktable import Routes
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Key
 from tidewheel.controllers.drift import digest_of
 from tidewheel.controllers.observe import observe_service
 from tidewheel.controllers.pdservice import PDServiceController
+from tidewheel.planning.balance import skew
 from tidewheel.planning.groups import Group, groups_of
 from tidewheel.planning.observed import ObservedService
 from tidewheel.planning.plan import Plan, Refusal
+from tidewheel.planning.revision import group_revision
 from tidewheel.planning.times import as_time
 
 RESOURCES = {resource.kind: resource for resource in (PODS, CONFIG_MAPS, SERVICES, PDBS)}
@@ -171,6 +174,7 @@ class World:
         """One plan, carried out; whether it changed anything."""
         plan = self.plan()
         seen = observe_service(self.service, self.cache)
+        published = self.routes()
         changed = [self._apply(manifest) for manifest in plan.apply]
         changed += [self._annotate(annotation) for annotation in plan.annotate]
         going = {deletion.name for deletion in plan.delete}
@@ -179,6 +183,8 @@ class World:
         for deletion in plan.delete:
             changed.append(self._delete(deletion))
         self._check_groups(groups_of(seen.pods))
+        if (told := self.routes()) is not None and told != published:
+            self._check_routes(published, told, seen)
         service = self.service
         if service.get("status") != plan.status:
             assert plan.status is not None
@@ -275,13 +281,77 @@ class World:
             assert deletion.uid not in seen.ranks[group].members, "out of the rank table first"
 
     def _check_groups(self, before: Sequence[Group]) -> None:
+        """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
+        rollout = self.controller_spec().rollout
+        after = groups_of(observe_service(self.service, self.cache).pods)
+        assert len({group.name for group in after}) == len(after)
+        for scenario in {group.scenario for group in (*before, *after)}:
+            wanted = self.wanted_groups(scenario)
+            was, groups = (
+                [group for group in some if group.scenario == scenario] for some in (before, after)
+            )
+            most = wanted + rollout.max_surge_groups if wanted else 0
+            assert len(groups) <= max(len(was), most), "no more groups than the surge allows"
+            floor = max(0, wanted - rollout.max_unavailable_groups)
+            served, serving = (sum(group.serves for group in some) for some in (was, groups))
+            assert serving >= min(served, floor), f"{served} groups of {scenario} served, now {serving}"
+
+    def wanted_groups(self, scenario: str) -> int:
         spec = self.controller_spec()
-        groups = groups_of(observe_service(self.service, self.cache).pods)
-        most = 0 if spec.suspend else spec.groups + spec.rollout.max_surge_groups
-        assert len(groups) <= max(len(before), most), "no more groups than the surge allows"
-        floor = 0 if spec.suspend else max(0, spec.groups - spec.rollout.max_unavailable_groups)
-        served, serving = (sum(group.serves for group in some) for some in (before, groups))
-        assert serving >= min(served, floor), f"{served} groups served, now {serving}"
+        if spec.suspend:
+            return 0
+        if scenario == "default":
+            return spec.groups
+        own = [one.groups for one in spec.scenarios if one.name == scenario]
+        return own[0].replicas if own and own[0] else 0
+
+    def _check_routes(self, before: Routes | None, after: Routes, seen: ObservedService) -> None:
+        """Gateways send a scenario's requests to its groups only, and no step takes a ratio beyond its bound."""
+        spec = self.controller_spec()
+        owners = {group.name: group.scenario for group in groups_of(seen.pods)}
+        told = {one.name: one.groups for one in after.scenarios} | {"default": after.default_groups}
+        for scenario, names in told.items():
+            own = next((one.groups for one in spec.scenarios if one.name == scenario), None)
+            theirs = {owners[name] for name in names or ()}
+            if own is None:
+                assert theirs <= {"default"}
+            elif own.when_down == "Wait":
+                assert theirs <= {scenario}
+            else:
+                assert theirs in (set(), {scenario}, {"default"})
+        if any(one.groups is not None for one in spec.scenarios):
+            assert after.default_groups is not None, "what others have is not for everybody"
+        bound = spec.rollout.max_skew_percent / 100 + 1e-6
+        sizes = self.sizes(seen)
+        lost = {pod.name for pod in seen.pods if pod.deleting or not pod.ready}
+        known = {one.name: one for one in before.groups} if before else {}
+        for group in after.groups:
+            was = known.get(group.name)
+            if was is None or group.name not in sizes:
+                continue
+            left = [[one.name for one in some if one.name not in lost] for some in (was.prefill, was.decode)]
+            if all(left):
+                now = skew(len(group.prefill), len(group.decode), *sizes[group.name])
+                assert now <= max(bound, skew(*map(len, left), *sizes[group.name]) + 1e-6)
+
+    def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
+        """The numbers that groups of the present revision should have."""
+        spec = self.controller_spec()
+        own = {one.name: one.groups for one in spec.scenarios if one.groups}
+        revision = group_revision(spec, image=DEFAULTS.image, accelerators=DEFAULTS.accelerators)
+        found = {}
+        for group in groups_of(seen.pods):
+            asked = own.get(group.scenario)
+            if group.revision == revision:
+                found[group.name] = (
+                    (asked and asked.prefill) or spec.prefill.replicas,
+                    (asked and asked.decode) or spec.decode.replicas,
+                )
+        return found
+
+    def routes(self) -> Routes | None:
+        raw = self.cache.get(CONFIG_MAPS, "ns", "chat-routes")
+        return Routes.model_validate_json(raw["data"][ROUTES_KEY]) if raw else None
 
     def controller_spec(self):
         spec = observe_service(self.service, self.cache).spec
@@ -299,6 +369,10 @@ class World:
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
         assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"
+
+    def is_ready(self, name: str) -> bool:
+        found = self.cache.get(PODS, "ns", name)
+        return found is not None and self._is_ready(found)
 
     @staticmethod
     def _is_ready(manifest: Manifest) -> bool:

@@ -50,7 +50,7 @@ class World:
         return self
 
     def best(
-        self, at: float = 0.0, *, role: str = "prefill", names: frozenset[str] = frozenset(), **asked
+        self, at: float = 0.0, *, role: str = "prefill", names: frozenset[str] | None = None, **asked
     ) -> str | None:
         place = self.candidates.best(Pool.of(role, self.groups, names), at, **asked)
         return place.name if place else None
@@ -136,7 +136,7 @@ def test_of_many_the_last_free_one_is_found():
 
 def test_a_decode_with_room_is_one_that_would_take_a_prompt():
     world = World(group("a"), group("b"), group("c")).holds(bd0=1).full("ad0")
-    pool = Pool.of("prefill", world.groups, frozenset())
+    pool = Pool.of("prefill", world.groups, None)
     assert world.candidates.decode_with_room(pool, 0.0, busy=frozenset()).name == "cd0"
     assert world.candidates.decode_with_room(pool, 0.0, busy={"c"}).name == "bd0"
     assert world.candidates.decode_with_room(pool, 9.0, busy={"b", "c"}) is None

@@ -45,9 +45,9 @@ class Pool:
     affinity: Affinity
 
     @classmethod
-    def of(cls, role: Role, groups: Sequence[RouteGroup], names: AbstractSet[str]) -> Pool:
-        """From those groups that have the names, or from all when there are no names."""
-        able = tuple(group for group in groups if not names or group.name in names)
+    def of(cls, role: Role, groups: Sequence[RouteGroup], names: AbstractSet[str] | None) -> Pool:
+        """From those groups that have the names, or from all where it says None."""
+        able = tuple(group for group in groups if names is None or group.name in names)
         if role == "prefill":
             able = tuple(group for group in able if group.decode)
         places = tuple(_places(able, role))

@@ -51,7 +51,7 @@ class Call:
 
     ttft_seconds: float  # how long its first token may take
     facts: PromptFacts
-    groups: frozenset[str] = frozenset()  # that may serve it; empty: all
+    groups: frozenset[str] | None = None  # that may serve it; None: all
     is_stream: bool = True
 
 
@@ -77,7 +77,7 @@ class Ticket:
 
 class _Key(NamedTuple):
     role: Role
-    groups: frozenset[str]
+    groups: frozenset[str] | None
     is_short: bool  # decodes may compute these prompts
 
 
@@ -114,7 +114,7 @@ class Dispatch:
         self._jitter = jitter
         self._numbers = itertools.count()
         self._lines: dict[_Key, _Line] = {}
-        self._pools: dict[tuple[Role, frozenset[str]], Pool] = {}
+        self._pools: dict[tuple[Role, frozenset[str] | None], Pool] = {}
         self._woken: list[Ticket] = []
 
     # ---- what the gateway tells and asks
@@ -313,7 +313,7 @@ class Dispatch:
 
     def _owed(self) -> frozenset[str]:
         """The groups in which computed prompts wait for a decode."""
-        return frozenset(name for key in self._lines if key.role == "decode" for name in key.groups)
+        return frozenset(name for key in self._lines if key.role == "decode" for name in key.groups or ())
 
     def _is_short(self, ticket: Ticket) -> bool:
         """Whether a decode may compute the prompt: it is short, and no prefill is likely to have it cached."""
@@ -348,7 +348,7 @@ class Dispatch:
         for line in self._lines.values():
             line.closed_until = 0.0
 
-    def _pool(self, role: Role, groups: frozenset[str]) -> Pool:
+    def _pool(self, role: Role, groups: frozenset[str] | None) -> Pool:
         if (pool := self._pools.get((role, groups))) is None:
             pool = self._pools[role, groups] = Pool.of(role, self.groups, groups)
         return pool

@@ -73,12 +73,20 @@ class Exchange:
 
     async def run(self) -> Response | Outlet:
         """Answer the request, well or with an error."""
+        in_flight = self._forwarder.in_flight
+        try:
+            in_flight.enter(self.scenario)
+        except ApiError as error:
+            self.error = error
+            return error_response(error)
         try:
             return await self._forward()
         except BaseException:
             # the client is gone, or we failed: what was asked for is not wanted any more
             await self._perform(self._next(ClientGone()))
             raise
+        finally:
+            in_flight.leave(self.scenario)
 
     async def _forward(self) -> Response | Outlet:
         event = await self._perform(self._next(None))

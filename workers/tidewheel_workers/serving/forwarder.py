@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel_workers.serving.dispatch import Call, Dispatch, DispatchSettings
 from tidewheel_workers.serving.forwarding import Forwarding, LossPolicy
+from tidewheel_workers.serving.in_flight import InFlight
 from tidewheel_workers.serving.prompt_facts import facts_of
 from tidewheel_workers.serving.routes import usable_groups
 from tidewheel_workers.serving.scenarios import aliases_in, scenario_of
 from tidewheel_workers.serving.waiting_room import WaitingRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tidewheel.api.ranktable import RouteGroup, Routes
     from tidewheel.api.scenarios import RouteScenario
@@ -46,10 +47,12 @@ class Forwarder:
         )
         self.waiting_room = WaitingRoom(self.dispatch)
         self.policy = LossPolicy(on_decode_loss=settings.on_decode_loss, default_text=settings.default_text)
+        self.in_flight = InFlight()
         self.aliases: frozenset[str] = frozenset()  # further names of the model
         self._processes = processes
         self._ttft_seconds = settings.ttft_deadline_seconds
         self._scenarios: tuple[RouteScenario, ...] = ()
+        self._default_groups: frozenset[str] | None = None
 
     @property
     def groups(self) -> tuple[RouteGroup, ...]:
@@ -60,7 +63,9 @@ class Forwarder:
         """Forward as the operator says from now on."""
         self._scenarios = routes.scenarios
         self.aliases = aliases_in(routes.scenarios)
+        self._default_groups = _names(routes.default_groups)
         gateways = routes.gateways * self._processes
+        self.in_flight.follow(routes.scenarios, sharers=gateways)
         self.dispatch.set_groups(usable_groups(routes), time.monotonic(), gateways=gateways)
         self.waiting_room.look_around()
 
@@ -76,7 +81,7 @@ class Forwarder:
         call = Call(
             ttft_seconds=ttft_seconds,
             facts=facts,
-            groups=frozenset(found.groups) if found is not None else frozenset(),
+            groups=_names(found.groups) if found is not None else self._default_groups,
             is_stream=bool(body.get("stream")),
         )
         forwarding = Forwarding(call=call, dispatch=self.dispatch, policy=self.policy)
@@ -91,3 +96,8 @@ class Forwarder:
     def close(self) -> None:
         """Nobody waits any more."""
         self.waiting_room.close()
+
+
+def _names(groups: Iterable[str] | None) -> frozenset[str] | None:
+    """The groups that may serve a request; None stands for all."""
+    return frozenset(groups) if groups is not None else None
