@@ -10,6 +10,7 @@ import yaml
 from tidewheel.api.crd import all_crds
 from tidewheel.api.pdservice import PDService
 from tidewheel.api.reference import reasons_page, reference_page
+from tidewheel.api.scaler import PDServiceScaler
 
 _CRD_DIRECTORIES = (Path("crds"), Path("charts/tidewheel/files/crds"))
 _PDSERVICE_INTRODUCTION = """
@@ -17,6 +18,11 @@ A `PDService` serves one model behind an OpenAI-compatible endpoint. Each group 
 prompts, and decode pods, which write answers; gateways take the requests. Short name: `pds`; all kinds of
 Tidewheel: `kubectl get tidewheel`. Defaults are filled in by the API server, so `kubectl get -o yaml` shows them.
 `kubectl explain pdservice.spec` shows the same texts.
+"""
+_SCALER_INTRODUCTION = """
+A `PDServiceScaler` stands for one role of one scenario of a `PDService` and has the `scale` subresource, so that an HPA, KEDA or `kubectl scale` can drive
+the number of its prefill or decode pods. Short name: `pdss`. It is refused, with the reason in its condition `Active`, where the operator decides that number
+itself (`spec.scaling.mode: Auto`) or an older PDServiceScaler scales the same pods.
 """
 
 
@@ -34,6 +40,7 @@ def reference_files() -> dict[Path, str]:
     """The reference pages of docs/."""
     return {
         Path("docs/reference/pdservice.md"): reference_page(PDService, _PDSERVICE_INTRODUCTION),
+        Path("docs/reference/pdservicescaler.md"): reference_page(PDServiceScaler, _SCALER_INTRODUCTION),
         Path("docs/reference/reasons.md"): reasons_page(),
     }
 

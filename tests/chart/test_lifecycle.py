@@ -71,7 +71,7 @@ def test_a_release_is_installed_upgraded_rolled_back_and_uninstalled(run: Run):
     assert "were kept" in run("helm", "uninstall", "tidewheel", *NAMESPACE)
     assert names(run, "deployment,service,pdb,role,rolebinding,secret", *NAMESPACE) == set()
     assert "tidewheel-system-tidewheel" not in names(run, "clusterrole,clusterrolebinding")
-    assert names(run, "crd") == {"pdservices.tidewheel.dev"}
+    assert names(run, "crd") == {"pdservices.tidewheel.dev", "pdservicescalers.tidewheel.dev"}
     # The kept CRDs do not stand in the way of the next release.
     run("helm", "install", "tidewheel", CHART, *NAMESPACE)
 

@@ -13,7 +13,17 @@ import pytest
 from aiohttp import web
 
 from tidewheel.api.crd import all_crds
-from tidewheel.api.manifest import CONFIG_MAPS, CRDS, NAMESPACES, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
+from tidewheel.api.manifest import (
+    CONFIG_MAPS,
+    CRDS,
+    NAMESPACES,
+    PD_SERVICE_SCALERS,
+    PD_SERVICES,
+    PDBS,
+    PODS,
+    SERVICES,
+    Manifest,
+)
 from tidewheel.controllers.operator import run_operator
 from tidewheel.controllers.settings import LeaseSettings, OperatorSettings
 from tidewheel.kube.client import HttpApi
@@ -31,6 +41,7 @@ VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"
 RARE = {
     ("", "pods", "get"): "a pod whose name is taken already",
     ("tidewheel.dev", "pdservices", "get"): "a change that no watch brought",
+    ("tidewheel.dev", "pdservicescalers", "get"): "a change that no watch brought",
     ("tidewheel.dev", "pdservices/finalizers", "update"): "looked at by an admission plugin, never asked for",
     ("events.k8s.io", "events", "get"): "an event that happens again",
     ("events.k8s.io", "events", "patch"): "an event that happens again",
@@ -147,6 +158,15 @@ def service(**spec: Any) -> Manifest:
     }
 
 
+def scaler() -> Manifest:
+    return {
+        "apiVersion": PD_SERVICE_SCALERS.api_version,
+        "kind": PD_SERVICE_SCALERS.kind,
+        "metadata": {"name": "chat-decode", "namespace": TEAM},
+        "spec": {"service": "chat", "role": "decode", "replicas": 1},
+    }
+
+
 @pytest.mark.parametrize("cluster_wide", [True, False], ids=["in the whole cluster", "in one namespace"])
 async def test_the_operator_asks_for_what_is_listed_and_for_nothing_else(cluster_wide, tmp_path: Path):
     guard = Guard(cluster_wide=cluster_wide)
@@ -171,6 +191,7 @@ async def test_the_operator_asks_for_what_is_listed_and_for_nothing_else(cluster
         operator = asyncio.create_task(run_operator(settings, stop=stop))
 
         made = await api.create(PD_SERVICES, service(groups=2))
+        await api.create(PD_SERVICE_SCALERS, scaler())
         await until(api, PD_SERVICES, ready)
         # A Service of ours that nothing asks for, and a group less: the operator cleans up.
         await api.create(SERVICES, stray(made))

@@ -80,16 +80,18 @@ def test_viewers_look_and_editors_scale():
     verbs = {
         role: {
             resource: {verb for _, named, verb in granted(each) if named == resource}
-            for resource in ("pdservices", "pdservices/scale")
+            for resource in ("pdservices", "pdservices/scale", "pdservicescalers", "pdservicescalers/scale")
         }
         for role in ("view", "edit", "admin")
         for each in rendered.all("ClusterRole")
         if each["metadata"]["labels"].get(f"rbac.authorization.k8s.io/aggregate-to-{role}") == "true"
     }
 
-    assert verbs["view"] == {"pdservices": {"get", "list", "watch"}, "pdservices/scale": {"get"}}
-    assert verbs["edit"]["pdservices"] >= {"create", "update", "patch", "delete"}
-    assert verbs["edit"]["pdservices/scale"] == {"get", "update", "patch"}
+    for kind in ("pdservices", "pdservicescalers"):
+        assert verbs["view"][kind] == {"get", "list", "watch"}
+        assert verbs["view"][f"{kind}/scale"] == {"get"}
+        assert verbs["edit"][kind] >= {"create", "update", "patch", "delete"}
+        assert verbs["edit"][f"{kind}/scale"] == {"get", "update", "patch"}
     assert verbs["admin"] == verbs["edit"]
 
 

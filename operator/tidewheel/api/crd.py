@@ -7,8 +7,9 @@ from typing import Any
 from tidewheel.api.manifest import Manifest
 from tidewheel.api.model import QUANTITY_PATTERN, ApiModel, CustomResource
 from tidewheel.api.pdservice import PDService
+from tidewheel.api.scaler import PDServiceScaler
 
-KINDS: tuple[type[CustomResource], ...] = (PDService,)
+KINDS: tuple[type[CustomResource], ...] = (PDService, PDServiceScaler)
 
 _DROPPED = frozenset({"title", "examples", "deprecated"})
 _KEPT = frozenset(

@@ -61,3 +61,4 @@ CRDS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
 PD_SERVICES = Resource("tidewheel.dev", "v1alpha1", "pdservices", "PDService")
+PD_SERVICE_SCALERS = Resource("tidewheel.dev", "v1alpha1", "pdservicescalers", "PDServiceScaler")

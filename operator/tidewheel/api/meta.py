@@ -29,6 +29,8 @@ ANNOTATION_APPLIED = f"{GROUP}/applied"
 
 MANAGER_PDSERVICE = f"{GROUP}/pdservice"
 MANAGER_PDSERVICE_STATUS = f"{GROUP}/pdservice-status"
+MANAGER_SCALER = f"{GROUP}/pdservicescaler"
+MANAGER_SCALER_STATUS = f"{GROUP}/pdservicescaler-status"
 
 HTTP_PORT = 8000
 KV_PORT = 7001

@@ -7,11 +7,13 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """The conditions of a PDService."""
+    """The conditions of a PDService, and of what belongs to one."""
 
     READY = "Ready"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
+    #: Of a PDServiceScaler.
+    ACTIVE = "Active"
 
 
 class Reason(StrEnum):
@@ -47,6 +49,13 @@ class Reason(StrEnum):
     SCENARIO_DOWN = "ScenarioDown"
     REPLACING_MEMBERS = "ReplacingMembers"
     ALL_MEMBERS_HEALTHY = "AllMembersHealthy"
+    # Active
+    SCALED = "Scaled"
+    REPLICAS_BOUNDED = "ReplicasBounded"
+    SERVICE_NOT_FOUND = "ServiceNotFound"
+    SCENARIO_HAS_NO_GROUPS = "ScenarioHasNoGroups"
+    SCALED_BY_OPERATOR = "ScaledByOperator"
+    SCALER_CONFLICT = "ScalerConflict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,4 +137,24 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
         "look at the event for the cause",
     ),
     Reason.ALL_MEMBERS_HEALTHY: ReasonHelp("no pod is failed or missing", "nothing"),
+    Reason.SCALED: ReasonHelp("the service has, or gets, as many pods as the scaler asks for", "nothing"),
+    Reason.REPLICAS_BOUNDED: ReasonHelp(
+        "each group has 1 to 64 pods of a role, so the number asked for cannot be had",
+        "change the number of groups, or the autoscaler's bounds",
+    ),
+    Reason.SERVICE_NOT_FOUND: ReasonHelp(
+        "the PDService that the scaler names is not there, or its spec cannot be read",
+        "make it, or delete the scaler",
+    ),
+    Reason.SCENARIO_HAS_NO_GROUPS: ReasonHelp(
+        "the scenario that the scaler names is not there, or is served by the groups for everybody",
+        "give the scenario groups, or delete the scaler",
+    ),
+    Reason.SCALED_BY_OPERATOR: ReasonHelp(
+        "spec.scaling.mode of the PDService is Auto: two would decide the same number",
+        "set the mode to Off or Advise, or delete the scaler",
+    ),
+    Reason.SCALER_CONFLICT: ReasonHelp(
+        "another, older PDServiceScaler scales the same pods", "delete one of the two"
+    ),
 }

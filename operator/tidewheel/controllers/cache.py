@@ -44,6 +44,10 @@ class Snapshot(Protocol):
         """The object, or None if it does not exist or is not watched."""
         ...
 
+    def in_namespace(self, resource: Resource, namespace: str) -> list[Manifest]:
+        """The objects of one kind in a namespace, by name."""
+        ...
+
     def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
         """The objects of one kind whose controller ownerReference names `uid`, by name."""
         ...
@@ -70,6 +74,14 @@ class Cache:
         """See `Snapshot.get`."""
         entry = self._objects.get(resource, {}).get((namespace, name))
         return None if entry is None else json.loads(entry.payload)
+
+    def in_namespace(self, resource: Resource, namespace: str) -> list[Manifest]:
+        """See `Snapshot.in_namespace`."""
+        objects = self._objects.get(resource, {})
+        return [
+            json.loads(objects[name].payload)
+            for name in sorted(one for one in objects if one[0] == namespace)
+        ]
 
     def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
         """See `Snapshot.owned_by`."""

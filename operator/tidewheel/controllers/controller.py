@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from tidewheel.api.manifest import Resource
+from tidewheel.api.manifest import Manifest, Resource
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.planning.plan import Plan, Refusal
 
@@ -34,6 +35,11 @@ class Controller(Protocol):
         ...
 
     @property
+    def looks_at(self) -> tuple[Resource, ...]:
+        """Kinds that its plans depend on and that it does not own; every object of them is watched."""
+        ...
+
+    @property
     def manager(self) -> str:
         """Field manager of the children."""
         ...
@@ -41,6 +47,13 @@ class Controller(Protocol):
     @property
     def status_manager(self) -> str:
         """Field manager of the status."""
+        ...
+
+    def concerned_by(self, resource: Resource, manifest: Manifest, cache: Snapshot) -> Iterable[Key]:
+        """Which of its objects to plan again when an object of its own kind, or of one that it looks at, has changed.
+
+        Its own kind's changed object itself need not be named.
+        """
         ...
 
     def plan(

@@ -38,15 +38,23 @@ class Feed:
     ) -> None:
         self._cache = cache
         self._enqueue = enqueue
-        self._kinds = {controller.kind.kind: controller.kind for controller in controllers}
+        self._controllers = tuple(controllers)
+        self._kinds = {controller.kind.kind: controller.kind for controller in self._controllers}
         self.parents: tuple[Resource, ...] = tuple(self._kinds.values())
         self.children: tuple[Resource, ...] = tuple(
-            sorted({child for controller in controllers for child in controller.children})
+            sorted({child for controller in self._controllers for child in controller.children})
+        )
+        #: Kinds that plans depend on and that nobody owns.
+        self.others: tuple[Resource, ...] = tuple(
+            sorted(
+                {other for controller in self._controllers for other in controller.looks_at}
+                - {*self.parents, *self.children}
+            )
         )
 
     def selector(self, resource: Resource) -> str | None:
         """The label selector under which a kind is watched and listed."""
-        return None if resource in self.parents else CHILD_SELECTOR
+        return CHILD_SELECTOR if resource in self.children else None
 
     def take(self, resource: Resource, type_: str | None, manifest: Manifest) -> None:
         """One event of a watch; `type_` None is an object of a list."""
@@ -60,7 +68,8 @@ class Feed:
         else:
             changed = self._cache.put(resource, manifest)
         if changed:
-            self._tell(before | self._concerned(resource, namespace, name, manifest))
+            concerned = before | self._concerned(resource, namespace, name, manifest)
+            self._tell(concerned | self._related(resource, manifest))
 
     async def settle(
         self, api: Api, resource: Resource, namespace: str | None, *, patience_seconds: float = 10.0
@@ -105,6 +114,15 @@ class Feed:
         label = manifest["metadata"].get("labels", {}).get(LABEL_SERVICE) if manifest else None
         return {(kind, Key(namespace, label)) for kind in self.parents} if label else set()
 
+    def _related(self, resource: Resource, manifest: Manifest) -> set[tuple[Resource, Key]]:
+        """Those whose plans depend on the object though it is not theirs."""
+        return {
+            (controller.kind, key)
+            for controller in self._controllers
+            if resource == controller.kind or resource in controller.looks_at
+            for key in controller.concerned_by(resource, manifest, self._cache)
+        }
+
     def _kind(self, kind: str) -> tuple[Resource, ...]:
         return (self._kinds[kind],) if kind in self._kinds else ()
 
@@ -114,6 +132,8 @@ class Feed:
 
     def _drop(self, resource: Resource, name: Name, uid: str, *, version: float = inf) -> None:
         concerned = self._concerned(resource, *name, None)
+        if (known := self._cache.get(resource, *name)) is not None:
+            concerned |= self._related(resource, known)
         if self._cache.forget(resource, *name, uid, version=version):
             logger.info("%s %s/%s vanished without an event", resource.kind, *name)
             self._tell(concerned)
@@ -144,7 +164,8 @@ class Feed:
         for item in listing.items:
             self._cache.put(resource, item, rewound=True)
             metadata = item["metadata"]
-            self._tell(self._concerned(resource, metadata.get("namespace", ""), metadata["name"], item))
+            concerned = self._concerned(resource, metadata.get("namespace", ""), metadata["name"], item)
+            self._tell(concerned | self._related(resource, item))
         # What a watch brought since that list was overwritten by it.
         await self.settle(api, resource, namespace)
 

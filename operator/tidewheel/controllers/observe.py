@@ -9,9 +9,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from tidewheel.api import meta
-from tidewheel.api.manifest import CONFIG_MAPS, PDBS, PODS, SERVICES, Manifest
+from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICE_SCALERS, PDBS, PODS, SERVICES, Manifest
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
+from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.config_maps import RECORD_KEY
 from tidewheel.controllers.cache import Snapshot
@@ -21,6 +22,7 @@ from tidewheel.planning.observed import (
     Exit,
     ObservedChild,
     ObservedPod,
+    ObservedScaler,
     ObservedService,
     PublishedMap,
 )
@@ -36,7 +38,7 @@ def observe_service(
     """Everything planning looks at. Only children whose controller ownerReference names this very object count."""
     metadata = manifest["metadata"]
     uid, name = metadata["uid"], metadata["name"]
-    spec, unreadable = _spec(manifest.get("spec"))
+    spec, unreadable = observe_spec(manifest.get("spec"))
     pods = tuple(
         pod for raw in cache.owned_by(uid, PODS) if (pod := observe_pod(raw, service=name)) is not None
     )
@@ -67,6 +69,7 @@ def observe_service(
         },
         records=dict(_records(by_name.values())),
         refusals=refusals,
+        scalers=observe_scalers(cache, metadata["namespace"], name),
     )
 
 
@@ -113,7 +116,32 @@ def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
     )
 
 
-def _spec(raw: Any) -> tuple[PDServiceSpec | None, str]:
+def observe_scalers(cache: Snapshot, namespace: str, service: str) -> tuple[ObservedScaler, ...]:
+    """The PDServiceScalers of a service that are to stay; one that cannot be read asks for nothing."""
+    return tuple(
+        scaler
+        for raw in cache.in_namespace(PD_SERVICE_SCALERS, namespace)
+        if not _is_deleting(raw) and (scaler := _scaler(raw)) is not None and scaler.spec.service == service
+    )
+
+
+def _scaler(raw: Manifest) -> ObservedScaler | None:
+    metadata = raw["metadata"]
+    try:
+        return ObservedScaler(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            created=from_time(metadata.get("creationTimestamp", "")),
+            generation=metadata.get("generation", 0),
+            spec=PDServiceScalerSpec.model_validate(raw.get("spec")),
+            status=PDServiceScalerStatus.model_validate(raw.get("status") or {}),
+        )
+    except ValidationError:
+        return None
+
+
+def observe_spec(raw: Any) -> tuple[PDServiceSpec | None, str]:
+    """A spec, or None and what is wrong with it."""
     try:
         return PDServiceSpec.model_validate(raw), ""
     except ValidationError as error:

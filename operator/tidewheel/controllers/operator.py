@@ -110,8 +110,9 @@ async def run_operator(
 def built_in_controllers(settings: OperatorSettings) -> tuple[Controller, ...]:
     """All kinds this release knows."""
     from tidewheel.controllers.pdservice import PDServiceController
+    from tidewheel.controllers.scaler import PDServiceScalerController
 
-    return (PDServiceController(service_defaults(settings)),)
+    return (PDServiceController(service_defaults(settings)), PDServiceScalerController())
 
 
 class Operator:
@@ -185,7 +186,7 @@ class Operator:
         self._settling: set[asyncio.Task[None]] = set()
         #: What the server said when it was last asked in vain.
         self._waiting_for = ""
-        for kind in (*self._feed.parents, *self._feed.children):
+        for kind in (*self._feed.parents, *self._feed.children, *self._feed.others):
             metrics.objects.labels(kind.kind).set_function(partial(self._count, kind))
         metrics.leader.labels(lease.name).set(0)
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 
-from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICES, PDBS, PODS, SERVICES, Resource
+from tidewheel.api.manifest import (
+    CONFIG_MAPS,
+    PD_SERVICE_SCALERS,
+    PD_SERVICES,
+    PDBS,
+    PODS,
+    SERVICES,
+    Manifest,
+    Resource,
+)
 from tidewheel.api.meta import MANAGER_PDSERVICE, MANAGER_PDSERVICE_STATUS
 from tidewheel.building.pdservice import build_plan
 from tidewheel.controllers.cache import Snapshot
@@ -20,11 +30,17 @@ class PDServiceController:
 
     kind: Resource = PD_SERVICES
     children: tuple[Resource, ...] = (PODS, CONFIG_MAPS, SERVICES, PDBS)
+    looks_at: tuple[Resource, ...] = (PD_SERVICE_SCALERS,)
     manager = MANAGER_PDSERVICE
     status_manager = MANAGER_PDSERVICE_STATUS
 
     def __init__(self, defaults: ServiceDefaults) -> None:
         self._defaults = defaults
+
+    def concerned_by(self, resource: Resource, manifest: Manifest, cache: Snapshot) -> Iterator[Key]:  # noqa: ARG002
+        """See `Controller.concerned_by`."""
+        if resource == PD_SERVICE_SCALERS:
+            yield Key(manifest["metadata"]["namespace"], manifest["spec"]["service"])
 
     def plan(
         self, key: Key, cache: Snapshot, now: datetime, refusals: tuple[Refusal, ...] = ()

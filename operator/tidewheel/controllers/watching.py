@@ -65,8 +65,8 @@ class Watching:
         self._asked_to_stop = False
         self._session: aiohttp.ClientSession | None = None
         self._paths: dict[str, tuple[Resource, str | None]] = {}
-        for resource in (*feed.parents, *feed.children):
-            for namespace in namespaces or (None,):
+        for resource in (*feed.parents, *feed.children, *feed.others):
+            for namespace in (namespaces if resource.namespaced else ()) or (None,):
                 self._paths[resource.path(namespace)] = (resource, namespace)
         now = clock()
         self._heard = dict.fromkeys(self._paths, now)
@@ -119,7 +119,7 @@ class Watching:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        for resource in (*self._feed.parents, *self._feed.children):
+        for resource in (*self._feed.parents, *self._feed.children, *self._feed.others):
             kopf.on.event(
                 resource.group, resource.version, resource.plural, id=resource.plural, registry=registry
             )(self._handler(resource))
@@ -128,7 +128,7 @@ class Watching:
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:
         async def take(event: Any, namespace: str | None, **_: object) -> None:
-            path = resource.path(namespace if self._namespaces else None)
+            path = resource.path(namespace if self._namespaces and resource.namespaced else None)
             self._heard[path] = self._clock()
             self._feed.take(resource, event["type"], event["object"])
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidewheel.api.manifest import CONFIG_MAPS, EVENTS, LEASES, PD_SERVICES, PDBS, PODS, SERVICES
+from tidewheel.api.manifest import (
+    CONFIG_MAPS,
+    EVENTS,
+    LEASES,
+    PD_SERVICE_SCALERS,
+    PD_SERVICES,
+    PDBS,
+    PODS,
+    SERVICES,
+)
 
 _READ = ("get", "list", "watch")
 #: Server-side apply of an object that is not there yet needs `create` beside `patch`.
@@ -40,6 +49,18 @@ IN_WATCHED_NAMESPACES: tuple[Permission, ...] = (
         resource=f"{PD_SERVICES.plural}/finalizers",
         verbs=("update",),
         reason="own children where OwnerReferencesPermissionEnforcement is on; no finalizer is ever set",
+    ),
+    Permission(
+        group=PD_SERVICE_SCALERS.group,
+        resource=PD_SERVICE_SCALERS.plural,
+        verbs=_READ,
+        reason="see how many pods autoscalers ask for",
+    ),
+    Permission(
+        group=PD_SERVICE_SCALERS.group,
+        resource=f"{PD_SERVICE_SCALERS.plural}/status",
+        verbs=("patch",),
+        reason="tell autoscalers how many there are",
     ),
     Permission(group=PODS.group, resource=PODS.plural, verbs=_OWN, reason="run gateways and workers"),
     Permission(

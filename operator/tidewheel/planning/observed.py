@@ -9,6 +9,7 @@ from typing import Literal
 
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
+from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.plan import Refusal
 
@@ -73,6 +74,18 @@ class PublishedMap:
     since: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedScaler:
+    """A PDServiceScaler that names the service."""
+
+    name: str
+    uid: str
+    created: datetime
+    generation: int
+    spec: PDServiceScalerSpec
+    status: PDServiceScalerStatus = field(default_factory=PDServiceScalerStatus)
+
+
 ChildKind = Literal["ConfigMap", "Service", "PodDisruptionBudget"]
 
 
@@ -109,3 +122,4 @@ class ObservedService:
     #: The specs that older revisions were built from, by revision.
     records: Mapping[str, PDServiceSpec] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
+    scalers: tuple[ObservedScaler, ...] = ()

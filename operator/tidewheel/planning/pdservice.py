@@ -18,6 +18,7 @@ from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
 from tidewheel.planning.revision import gateway_revision, group_revision
 from tidewheel.planning.routes import routes_to, time_to_leave
+from tidewheel.planning.scalers import scaled_targets
 from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
 from tidewheel.planning.settings import ServiceDefaults
 from tidewheel.planning.status import Progress, condition_events, status_of, unbuildable_status
@@ -45,7 +46,7 @@ def plan_service(
         seen: what is there.
         now: the time.
         defaults: the operator's.
-        targets: numbers of groups and pods, by scenario, that replace those of the spec.
+        targets: numbers of groups and pods, by scenario, that replace those of the spec and of PDServiceScalers.
     """
     if seen.deleting:
         return Intent()
@@ -64,7 +65,7 @@ def plan_service(
         revision=revision,
         routed=routed,
         records=seen.records,
-        planned=targets or {},
+        planned={**scaled_targets(spec, seen.scalers), **(targets or {})},
     )
     staffed = tuple(
         staff_group(

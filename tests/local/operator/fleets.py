@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,8 +67,12 @@ class FleetController:
 
     kind: Resource = FLEETS
     children: tuple[Resource, ...] = (CONFIG_MAPS, PODS)
+    looks_at: tuple[Resource, ...] = ()
     manager: str = "test.tidewheel.dev/fleet"
     status_manager: str = "test.tidewheel.dev/fleet-status"
+
+    def concerned_by(self, *_: object) -> Iterable[Key]:
+        return ()
 
     def plan(
         self, key: Key, cache: Snapshot, now: datetime, refusals: tuple[Refusal, ...] = ()

@@ -9,12 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from copy import deepcopy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.unit.planning.seen import DEFAULTS, NOW
 
-from tidewheel.api.manifest import CONFIG_MAPS, PD_SERVICES, PDBS, PODS, SERVICES, Manifest
+from tidewheel.api.manifest import (
+    CONFIG_MAPS,
+    PD_SERVICE_SCALERS,
+    PD_SERVICES,
+    PDBS,
+    PODS,
+    SERVICES,
+    Manifest,
+)
 from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, ROUTES_KEY
 from tidewheel.api.ranktable import Routes
 from tidewheel.controllers.cache import Cache
@@ -22,6 +30,7 @@ from tidewheel.controllers.controller import Key
 from tidewheel.controllers.drift import digest_of
 from tidewheel.controllers.observe import observe_service
 from tidewheel.controllers.pdservice import PDServiceController
+from tidewheel.controllers.scaler import PDServiceScalerController
 from tidewheel.planning.balance import skew
 from tidewheel.planning.groups import Group, groups_of
 from tidewheel.planning.observed import ObservedService
@@ -98,6 +107,33 @@ class World:
         if found is not None:
             found["metadata"]["deletionTimestamp"] = as_time(self.now)
             self.put(found)
+
+    def put_scaler(self, name: str, *, created: datetime = NOW, **spec: Any) -> None:
+        live = self.cache.get(PD_SERVICE_SCALERS, "ns", name) or {}
+        manifest = {
+            "apiVersion": PD_SERVICE_SCALERS.api_version,
+            "kind": PD_SERVICE_SCALERS.kind,
+            "metadata": {
+                "name": name,
+                "namespace": "ns",
+                "uid": f"uid-{name}",
+                "generation": 1,
+                "creationTimestamp": as_time(created),
+            },
+            "spec": {"service": "chat", "scenario": "default", "role": "decode", "replicas": 1, **spec},
+        }
+        self.put(manifest | ({"status": live["status"]} if "status" in live else {}), PD_SERVICE_SCALERS)
+
+    def scaler(self, name: str) -> Manifest:
+        """What the scaler is told now."""
+        key = Key("ns", name)
+        plan = PDServiceScalerController().plan(key, self.cache, self.now)
+        assert plan is not None
+        assert plan.status is not None
+        live = self.cache.get(PD_SERVICE_SCALERS, "ns", name)
+        assert live is not None
+        self.put(live | {"status": plan.status}, PD_SERVICE_SCALERS)
+        return plan.status
 
     # What kubelets do.
 
