@@ -29,7 +29,7 @@ from tidewheel.controllers.settings import LeaseSettings, OperatorSettings
 from tidewheel.kube.client import HttpApi
 from tidewheel.kube.connection import Connection
 from tidewheel.kube.follow import follow
-from tidewheel.kube.permissions import IN_RELEASE_NAMESPACE, IN_WATCHED_NAMESPACES
+from tidewheel.kube.permissions import IN_RELEASE_NAMESPACE, IN_WATCHED_NAMESPACES, IN_WHOLE_CLUSTER
 from tidewheel.local.apiserver import ApiServer
 from tidewheel.local.node.stand_in import StandIn
 
@@ -42,6 +42,7 @@ RARE = {
     ("", "pods", "get"): "a pod whose name is taken already",
     ("tidewheel.dev", "pdservices", "get"): "a change that no watch brought",
     ("tidewheel.dev", "pdservicescalers", "get"): "a change that no watch brought",
+    ("", "nodes", "get"): "a change that no watch brought",
     ("tidewheel.dev", "pdservices/finalizers", "update"): "looked at by an admission plugin, never asked for",
     ("events.k8s.io", "events", "get"): "an event that happens again",
     ("events.k8s.io", "events", "patch"): "an event that happens again",
@@ -63,7 +64,8 @@ class Guard:
         if asked is None:
             return None  # discovery, which everybody may read
         here = IN_WATCHED_NAMESPACES if self._cluster_wide or namespace == TEAM else ()
-        rules = (*here, *(IN_RELEASE_NAMESPACE if namespace == RELEASE else ()))
+        everywhere = IN_WHOLE_CLUSTER if self._cluster_wide else ()
+        rules = (*here, *everywhere, *(IN_RELEASE_NAMESPACE if namespace == RELEASE else ()))
         if any((each.group, each.resource) == asked[:2] and asked[2] in each.verbs for each in rules):
             self.asked.add(asked)
             if asked[2] == "patch" and "apply-patch" in request.content_type:
@@ -205,7 +207,11 @@ async def test_the_operator_asks_for_what_is_listed_and_for_nothing_else(cluster
 
     listed = {
         (each.group, each.resource, verb)
-        for each in (*IN_WATCHED_NAMESPACES, *IN_RELEASE_NAMESPACE)
+        for each in (
+            *IN_WATCHED_NAMESPACES,
+            *(IN_WHOLE_CLUSTER if cluster_wide else ()),
+            *IN_RELEASE_NAMESPACE,
+        )
         for verb in each.verbs
     }
     assert guard.refused == []

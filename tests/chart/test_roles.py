@@ -7,7 +7,12 @@ import re
 import pytest
 from tests.chart.rendering import MATRIX, NAMESPACE, ROOT, Rendered, render
 
-from tidewheel.kube.permissions import IN_RELEASE_NAMESPACE, IN_WATCHED_NAMESPACES, Permission
+from tidewheel.kube.permissions import (
+    IN_RELEASE_NAMESPACE,
+    IN_WATCHED_NAMESPACES,
+    IN_WHOLE_CLUSTER,
+    Permission,
+)
 
 
 def granted(role) -> set[tuple[str, str, str]]:
@@ -41,7 +46,7 @@ def test_cluster_wide_the_operator_gets_the_table_and_its_lease():
 
     (watched,) = bound_roles(rendered, "ClusterRoleBinding")
     (lease,) = bound_roles(rendered, "RoleBinding")
-    assert granted(watched) == listed(IN_WATCHED_NAMESPACES)
+    assert granted(watched) == listed((*IN_WATCHED_NAMESPACES, *IN_WHOLE_CLUSTER))
     assert granted(lease) == listed(IN_RELEASE_NAMESPACE)
     assert lease["metadata"]["namespace"] == NAMESPACE
 
@@ -110,5 +115,5 @@ def test_the_security_page_shows_the_table():
     rows = re.findall(rf"^\| \S+ \| \S+ \| (?:(?:{verbs})(?:, )?)+ \| .*$", page, re.MULTILINE)
     assert rows == [
         f"| {each.resource} | {each.group or 'core'} | {', '.join(each.verbs)} | {each.reason} |"
-        for each in (*IN_WATCHED_NAMESPACES, *IN_RELEASE_NAMESPACE)
+        for each in (*IN_WATCHED_NAMESPACES, *IN_WHOLE_CLUSTER, *IN_RELEASE_NAMESPACE)
     ]

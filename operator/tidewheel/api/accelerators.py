@@ -37,6 +37,15 @@ class Accelerator(ApiModel):
     visible_devices_variable: str | None = Field(
         None, max_length=63, description="visibleDevicesVariable names the devices a process may use."
     )
+    health_file: str | None = Field(
+        None,
+        max_length=512,
+        pattern=r"^/[^/].*/[^/]+$",
+        description=(
+            "healthFile is a path on nodes where a detector writes what it knows of the devices, as in docs/operations.md; "
+            "its directory is mounted into the pods, which the restricted Pod Security Standard forbids."
+        ),
+    )
     torch_device: str = Field(
         "cpu", max_length=16, description="torchDevice is torch's device type, such as cuda or npu."
     )

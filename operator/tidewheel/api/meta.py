@@ -40,5 +40,11 @@ RANKS_PATH = f"/etc/tidewheel/ranks/{RANKS_KEY}"
 ROUTES_KEY = "routes.json"
 ROUTES_PATH = f"/etc/tidewheel/routes/{ROUTES_KEY}"
 MODEL_PATH = "/models"
+#: The condition of a node whose accelerators as a whole are not to be trusted while it is False.
+NODE_DEVICES_HEALTHY = f"{GROUP}/DevicesHealthy"
+#: Its reason when the fault is expected to pass by itself; any other asks for a substitute.
+NODE_RECOVERING = "Recovering"
+#: Where a node's health file is mounted; see tidewheel.api.health.
+DEVICE_HEALTH_DIRECTORY = "/etc/tidewheel/device-health"
 #: The container the operator builds; a template's container of this name is merged into it.
 WORKER_CONTAINER = "worker"

@@ -40,6 +40,8 @@ class Reason(StrEnum):
     MODEL_UNSUPPORTED = "ModelUnsupported"
     MODEL_DOWNLOAD_FAILED = "ModelDownloadFailed"
     DEVICE_UNAVAILABLE = "DeviceUnavailable"
+    DEVICE_UNHEALTHY = "DeviceUnhealthy"
+    NODE_LOST = "NodeLost"
     PEERS_UNVERIFIED = "PeersUnverified"
     # Progressing
     ROLLING_OUT = "RollingOut"
@@ -120,6 +122,15 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
     Reason.DEVICE_UNAVAILABLE: ReasonHelp(
         "the pod sees no device of the accelerator its role asks for",
         "check the node's driver and device plugin",
+    ),
+    Reason.DEVICE_UNHEALTHY: ReasonHelp(
+        "the node's detector says that a device of the pod is sick, by its health file or the node's condition "
+        "`tidewheel.dev/DevicesHealthy`; a fault that is said to recover by itself is waited for",
+        "mend or cordon the node; one substitute takes the pod's place meanwhile",
+    ),
+    Reason.NODE_LOST: ReasonHelp(
+        "the pod's node is gone, or has not been ready for a minute",
+        "look at the node; one substitute takes the pod's place meanwhile",
     ),
     Reason.PEERS_UNVERIFIED: ReasonHelp(
         "prefill and decode of a group cannot reach each other, or hold different models",

@@ -54,7 +54,7 @@ def worker_pod(seen: ObservedService, order: PodOrder, defaults: ServiceDefaults
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(seen, order, role, defaults)],
-            "volumes": _volumes(seen, order),
+            "volumes": _volumes(seen, order, _health_file(role, defaults)),
         },
     }
     if spec.image_pull_secrets:
@@ -95,7 +95,7 @@ def _container(seen: ObservedService, order: PodOrder, role: PodRole, defaults: 
         "ports": ports,
         "resources": _resources(role, defaults),
         "securityContext": _SECURITY,
-        "volumeMounts": _mounts(order),
+        "volumeMounts": _mounts(order, _health_file(role, defaults)),
         "startupProbe": _probe("ready", period=_STARTUP_PERIOD, failures=_STARTUP_FAILURES),
         "readinessProbe": _probe("ready", period=2, failures=2),
         "livenessProbe": _probe("live", period=10, failures=3),
@@ -141,7 +141,12 @@ def _placement(accelerator: Accelerator) -> Manifest:
     return placement
 
 
-def _mounts(order: PodOrder) -> list[Manifest]:
+def _health_file(role: PodRole, defaults: ServiceDefaults) -> str | None:
+    """Where on the node a detector tells of the devices."""
+    return defaults.accelerators[role.accelerator].health_file if isinstance(role, ComputeRole) else None
+
+
+def _mounts(order: PodOrder, health_file: str | None) -> list[Manifest]:
     mounts: list[Manifest] = [{"name": "scratch", "mountPath": SCRATCH_PATH}]
     if order.role == "gateway":
         mounts.append({"name": "routes", "mountPath": _folder(meta.ROUTES_PATH), "readOnly": True})
@@ -151,10 +156,13 @@ def _mounts(order: PodOrder) -> list[Manifest]:
     mounts.append({"name": "ranks", "mountPath": _folder(meta.RANKS_PATH), "readOnly": True})
     if order.spec.model.source.package is None:
         mounts.append({"name": "model", "mountPath": meta.MODEL_PATH, "readOnly": True})
+    if health_file is not None:
+        # The directory: a file that is replaced by a rename would stay the old one in its own mount.
+        mounts.append({"name": "device-health", "mountPath": meta.DEVICE_HEALTH_DIRECTORY, "readOnly": True})
     return mounts
 
 
-def _volumes(seen: ObservedService, order: PodOrder) -> list[Manifest]:
+def _volumes(seen: ObservedService, order: PodOrder, health_file: str | None) -> list[Manifest]:
     volumes: list[Manifest] = [{"name": "scratch", "emptyDir": {}}]
     if order.role == "gateway":
         volumes.append(_map_volume("routes", routes_name(seen.name)))
@@ -169,6 +177,8 @@ def _volumes(seen: ObservedService, order: PodOrder) -> list[Manifest]:
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
     elif source.hugging_face is not None:
         volumes.append({"name": "model", "emptyDir": {}})
+    if health_file is not None:
+        volumes.append({"name": "device-health", "hostPath": {"path": _folder(health_file)}})
     return volumes
 
 

@@ -22,6 +22,8 @@
 | `TIDEWHEEL_BATCH_TOKENS` | prefill, decode | tokens computed in one pass; not set: the worker decides |
 | `TIDEWHEEL_KV_PORT` | prefill, decode | port of the KV transfer |
 | `TIDEWHEEL_RANKS_FILE` | prefill, decode | the group's rank table; may not be there yet |
+| `TIDEWHEEL_DEVICE_HEALTH_FILE` | prefill, decode | what the node's detector knows of its devices; not set: there is none |
+| `TIDEWHEEL_DEVICES_VARIABLE` | prefill, decode | the variable that names the devices the process may use; not set: all of the file count |
 | `TIDEWHEEL_ROUTES_FILE` | gateway | the routes; may not be there yet |
 | `TIDEWHEEL_TTFT_DEADLINE_SECONDS` | gateway | longest wait for a prefill slot |
 | `TIDEWHEEL_REQUEST_TIMEOUT_SECONDS` | gateway | longest request |
@@ -145,6 +147,11 @@ def _compute_values(
         "TIDEWHEEL_KV_PORT": meta.KV_PORT,
         "TIDEWHEEL_RANKS_FILE": meta.RANKS_PATH,
     }
+    if accelerator.health_file is not None:
+        file = accelerator.health_file.rpartition("/")[2]
+        values["TIDEWHEEL_DEVICE_HEALTH_FILE"] = f"{meta.DEVICE_HEALTH_DIRECTORY}/{file}"
+        if accelerator.visible_devices_variable is not None:
+            values["TIDEWHEEL_DEVICES_VARIABLE"] = accelerator.visible_devices_variable
     if role.kv_cache_tokens is not None:
         values["TIDEWHEEL_KV_CACHE_TOKENS"] = role.kv_cache_tokens
     if role.batch_tokens is not None:

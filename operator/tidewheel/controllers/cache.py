@@ -48,6 +48,10 @@ class Snapshot(Protocol):
         """The objects of one kind in a namespace, by name."""
         ...
 
+    def all_of(self, resource: Resource) -> Iterator[Manifest]:
+        """All objects of one kind. It takes long where there are many."""
+        ...
+
     def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
         """The objects of one kind whose controller ownerReference names `uid`, by name."""
         ...
@@ -82,6 +86,10 @@ class Cache:
             json.loads(objects[name].payload)
             for name in sorted(one for one in objects if one[0] == namespace)
         ]
+
+    def all_of(self, resource: Resource) -> Iterator[Manifest]:
+        """See `Snapshot.all_of`."""
+        return (json.loads(entry.payload) for entry in tuple(self._objects.get(resource, {}).values()))
 
     def owned_by(self, uid: str, resource: Resource) -> list[Manifest]:
         """See `Snapshot.owned_by`."""

@@ -16,6 +16,7 @@ from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.config_maps import RECORD_KEY
 from tidewheel.controllers.cache import Snapshot
+from tidewheel.controllers.observe_nodes import Nodes
 from tidewheel.planning.names import place_of, ranks_name, routes_name
 from tidewheel.planning.observed import (
     ChildKind,
@@ -33,14 +34,28 @@ _ROLES = frozenset(get_args(Role))
 
 
 def observe_service(
-    manifest: Manifest, cache: Snapshot, refusals: tuple[Refusal, ...] = ()
+    manifest: Manifest,
+    cache: Snapshot,
+    refusals: tuple[Refusal, ...] = (),
+    *,
+    watches_nodes: bool = False,
 ) -> ObservedService:
-    """Everything planning looks at. Only children whose controller ownerReference names this very object count."""
+    """Everything planning looks at. Only children whose controller ownerReference names this very object count.
+
+    Args:
+        manifest: the PDService.
+        cache: what is known.
+        refusals: what the API server refused.
+        watches_nodes: whether nodes are known: then one that is not in the cache is gone.
+    """
+    nodes = Nodes(cache) if watches_nodes else None
     metadata = manifest["metadata"]
     uid, name = metadata["uid"], metadata["name"]
     spec, unreadable = observe_spec(manifest.get("spec"))
     pods = tuple(
-        pod for raw in cache.owned_by(uid, PODS) if (pod := observe_pod(raw, service=name)) is not None
+        pod
+        for raw in cache.owned_by(uid, PODS)
+        if (pod := observe_pod(raw, service=name, nodes=nodes)) is not None
     )
     config_maps = cache.owned_by(uid, CONFIG_MAPS)
     by_name = {raw["metadata"]["name"]: raw for raw in config_maps if not _is_deleting(raw)}
@@ -73,7 +88,7 @@ def observe_service(
     )
 
 
-def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
+def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> ObservedPod | None:
     """A pod as planning sees it, or None if its labels and name are none that planning gives."""
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels = metadata.get("labels") or {}
@@ -103,6 +118,7 @@ def observe_pod(raw: Manifest, *, service: str) -> ObservedPod | None:
         phase=phase,
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
+        node_fault=nodes.fault(raw) if nodes is not None else None,
         ready=phase == "Running" and ready.get("status") == "True",
         deleting=_is_deleting(raw),
         restarts=max((container.get("restartCount", 0) for container in containers), default=0),

@@ -112,7 +112,11 @@ def built_in_controllers(settings: OperatorSettings) -> tuple[Controller, ...]:
     from tidewheel.controllers.pdservice import PDServiceController
     from tidewheel.controllers.scaler import PDServiceScalerController
 
-    return (PDServiceController(service_defaults(settings)), PDServiceScalerController())
+    return (
+        # Nodes can be read by who may read the whole cluster.
+        PDServiceController(service_defaults(settings), watches_nodes=not settings.namespaces),
+        PDServiceScalerController(),
+    )
 
 
 class Operator:

@@ -8,6 +8,7 @@ from tidewheel.api.manifest import (
     CONFIG_MAPS,
     EVENTS,
     LEASES,
+    NODES,
     PD_SERVICE_SCALERS,
     PD_SERVICES,
     PDBS,
@@ -78,6 +79,13 @@ IN_WATCHED_NAMESPACES: tuple[Permission, ...] = (
         resource=EVENTS.plural,
         verbs=("get", "create", "patch"),
         reason="tell people why, and count what happens again",
+    ),
+)
+
+#: In the whole cluster, for an operator that watches all of it: nodes are in no namespace.
+IN_WHOLE_CLUSTER: tuple[Permission, ...] = (
+    Permission(
+        group=NODES.group, resource=NODES.plural, verbs=_READ, reason="notice lost nodes and sick devices"
     ),
 )
 

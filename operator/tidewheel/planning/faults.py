@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tidewheel.api.reasons import Reason
-from tidewheel.planning.observed import ObservedPod
+from tidewheel.planning.observed import NodeFault, ObservedPod
 
+#: How long a node that is not ready, and devices that are said to recover, are given. Kubernetes notices a silent
+#: node after 40 s, and would delete its pods after another 300 s.
+NODE_PATIENCE = timedelta(seconds=60)
+DEVICE_PATIENCE = timedelta(seconds=300)
 #: Restarts in place before a pod that keeps failing is taken for one on a bad node.
 MOST_RESTARTS = 3
 _FIRST_BACK_OFF = timedelta(seconds=10)
@@ -42,6 +46,8 @@ class Trouble:
     message: str
     #: Whether a substitute, perhaps on another node, may do what this pod cannot.
     curable: bool
+    #: Not before this time, as it may pass by itself.
+    not_before: datetime | None = None
 
 
 def trouble_of(pod: ObservedPod) -> Trouble | None:
@@ -58,6 +64,8 @@ def trouble_of(pod: ObservedPod) -> Trouble | None:
         return Trouble(
             reason=Reason.CRASH_LOOP, message=f"node {pod.node or '?'} lost touch with it", curable=True
         )
+    if pod.node_fault is not None:
+        return _of_node(pod.node_fault, pod.node)
     if pod.ready:
         return None
     if pod.unschedulable:
@@ -77,7 +85,8 @@ def may_be_replaced(pod: ObservedPod, *, now: datetime) -> timedelta | None:
     """How long a failed pod still has to wait for its substitute; None if none would help.
 
     The n-th pod of a place is replaced no sooner than 10 s · 2^(n-1) after it was created, at most 5 min,
-    so a fault that follows its substitutes does not wear out the cluster; the first is replaced at once.
+    so a fault that follows its substitutes does not wear out the cluster; the first is replaced at once. What may pass
+    by itself is given its time.
     """
     trouble = trouble_of(pod)
     if trouble is None or not trouble.curable:
@@ -85,7 +94,24 @@ def may_be_replaced(pod: ObservedPod, *, now: datetime) -> timedelta | None:
     wait = timedelta(0)
     if pod.incarnation:
         wait = min(_LONGEST_BACK_OFF, _FIRST_BACK_OFF * 2 ** min(pod.incarnation - 1, 10))
-    return max(timedelta(0), pod.created + wait - now)
+    earliest = max(pod.created + wait, trouble.not_before or pod.created)
+    return max(timedelta(0), earliest - now)
+
+
+def is_lost(pod: ObservedPod) -> bool:
+    """Whether nobody knows what becomes of it: its node does not answer. It may well go on working."""
+    return pod.node_fault is not None and pod.node_fault.kind == "Lost"
+
+
+def _of_node(fault: NodeFault, node: str) -> Trouble:
+    is_node = fault.kind == "Lost"
+    patience = NODE_PATIENCE if is_node else DEVICE_PATIENCE
+    return Trouble(
+        reason=Reason.NODE_LOST if is_node else Reason.DEVICE_UNHEALTHY,
+        message=f"node {node}: {fault.message}",
+        curable=True,
+        not_before=fault.since + patience if fault.recovers else None,
+    )
 
 
 def _ended(pod: ObservedPod) -> Trouble | None:
@@ -100,7 +126,9 @@ def _ended(pod: ObservedPod) -> Trouble | None:
             curable=False,
         )
     if told is not None:
-        curable = told not in _SAME_ANYWHERE and pod.restarts >= MOST_RESTARTS
+        # who says that its device is sick would say so again
+        is_sure = told == Reason.DEVICE_UNHEALTHY or pod.restarts >= MOST_RESTARTS
+        curable = told not in _SAME_ANYWHERE and is_sure
         return Trouble(reason=told, message=message, curable=curable)
     text = message or f"it ended with exit code {pod.exit.exit_code} ({pod.exit.reason or 'Error'})"
     return Trouble(

@@ -25,6 +25,17 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFault:
+    """What is wrong with the node of a pod."""
+
+    kind: Literal["Lost", "Devices"]
+    message: str
+    #: Whether it is expected to pass by itself.
+    recovers: bool
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedPod:
     """One pod of the service, as far as planning looks at it."""
 
@@ -44,6 +55,7 @@ class ObservedPod:
     phase: str = "Pending"
     ip: str = ""
     node: str = ""
+    node_fault: NodeFault | None = None
     #: It runs and takes requests.
     ready: bool = False
     #: It has a deletionTimestamp: it finishes its requests and goes.

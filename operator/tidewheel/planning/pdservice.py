@@ -9,6 +9,7 @@ from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
+from tidewheel.planning.faults import is_lost
 from tidewheel.planning.gateways import GatewayStep, step_gateways
 from tidewheel.planning.groups import groups_of
 from tidewheel.planning.intent import Children, Departure, Intent, PodOrder
@@ -194,6 +195,16 @@ def _leaving(
     for one in staffed:
         ranks = seen.ranks.get(one.group.name)
         for pod, why in one.leave:
-            yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=ranks, now=now, settle=settle)
+            if not is_lost(pod) or _is_replaced(pod, one.stay):
+                yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=ranks, now=now, settle=settle)
     for pod, why in gateways.delete:
-        yield pod, why, timedelta(0)
+        if not is_lost(pod) or _is_replaced(pod, gateways.keep):
+            yield pod, why, timedelta(0)
+
+
+def _is_replaced(pod: ObservedPod, others: Sequence[ObservedPod]) -> bool:
+    """Whether a substitute serves: until then a pod on a lost node may come back."""
+    return any(
+        one.ready and (one.role, one.ordinal) == (pod.role, pod.ordinal) and one.incarnation > pod.incarnation
+        for one in others
+    )

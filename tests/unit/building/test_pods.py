@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.unit.planning.seen import DEFAULTS, service, spec
 
 from tidewheel.api import meta
-from tidewheel.api.accelerators import DEFAULT_ACCELERATORS
+from tidewheel.api.accelerators import DEFAULT_ACCELERATORS, Accelerator, AcceleratorTable
 from tidewheel.building import worker_environment
 from tidewheel.building.pods import EXIT_SECONDS, worker_pod
 from tidewheel.local.apimachinery.builtin_rules import validate_create
@@ -32,12 +33,22 @@ SAFE_VOLUMES = {
 }
 
 
+#: Devices of which a detector on the node tells.
+WATCHED = Accelerator(
+    name="watched",
+    resource="example.com/device",
+    visible_devices_variable="EXAMPLE_DEVICES",
+    health_file="/run/detector/health.json",
+)
+
+
 def build(role: str = "decode", traceparent: str = "", **changes: Any) -> dict[str, Any]:
     wanted = spec(**changes)
     group = "" if role == "gateway" else "chat-abcde-0"
     name = "chat-gateway-abcde-0" if role == "gateway" else f"{group}-{role}-0"
     order = PodOrder(name=name, role=role, group=group, revision="abcde", spec=wanted)
-    return worker_pod(service(wanted, traceparent=traceparent), order, DEFAULTS)
+    defaults = replace(DEFAULTS, accelerators=AcceleratorTable((*DEFAULT_ACCELERATORS, WATCHED)))
+    return worker_pod(service(wanted, traceparent=traceparent), order, defaults)
 
 
 def worker(pod: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +110,16 @@ def test_the_environment_is_the_documented_one(role):
     assert environment(pod)["TRACEPARENT"] == "00-abc-def-01"
 
 
+def test_a_nodes_health_file_is_mounted_with_its_directory():
+    pod = build("prefill", prefill={"accelerator": "watched"})
+    (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == "device-health")
+    (mount,) = (one for one in worker(pod)["volumeMounts"] if one["name"] == "device-health")
+    assert volume["hostPath"] == {"path": "/run/detector"}
+    assert mount["readOnly"] is True
+    assert environment(pod)["TIDEWHEEL_DEVICE_HEALTH_FILE"] == f"{mount['mountPath']}/health.json"
+    assert environment(pod)["TIDEWHEEL_DEVICES_VARIABLE"] == "EXAMPLE_DEVICES"
+
+
 def test_what_is_documented_is_given_to_some_role():
     given = {
         name
@@ -108,7 +129,7 @@ def test_what_is_documented_is_given_to_some_role():
                 role,
                 traceparent="x",
                 gateway={"apiKeysSecretRef": {"name": "keys", "key": "keys"}},
-                decode={"kvCacheTokens": 9000, "batchTokens": 300},
+                decode={"kvCacheTokens": 9000, "batchTokens": 300, "accelerator": "watched"},
             )
         )
     }

@@ -83,6 +83,25 @@ class LifeOfAService(RuleBasedStateMachine):
         if name := self.a_pod(number):
             self.world.crash_pod(name, restarts=restarts)
 
+    @rule(number=st.integers(0, 20), node=st.sampled_from(["a", "b"]))
+    def a_pod_is_bound(self, number, node):
+        if (name := self.a_pod(number)) and not self.world.node_of(name):
+            if not self.world.has_node(node):
+                self.world.put_node(node)
+            self.world.bind(name, node)
+
+    @rule(
+        node=st.sampled_from(["a", "b"]),
+        ready=st.booleans(),
+        sick=st.sampled_from(["", "Recovering", "BrokenLink"]),
+    )
+    def a_node_changes(self, node, ready, sick):
+        self.world.put_node(node, ready=ready, sick=sick)
+
+    @rule(node=st.sampled_from(["a", "b"]))
+    def a_node_is_lost_for_good(self, node):
+        self.world.delete_node(node)
+
     @rule(number=st.integers(0, 20))
     def a_pod_stumbles(self, number):
         if name := self.a_pod(number):
@@ -162,6 +181,8 @@ class LifeOfAService(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        for node in "ab":
+            world.put_node(node)
         world.refuse.clear()
         world.refusals.clear()
         for one in world.pods:

@@ -16,6 +16,7 @@ from tests.unit.planning.seen import DEFAULTS, NOW
 
 from tidewheel.api.manifest import (
     CONFIG_MAPS,
+    NODES,
     PD_SERVICE_SCALERS,
     PD_SERVICES,
     PDBS,
@@ -23,7 +24,7 @@ from tidewheel.api.manifest import (
     SERVICES,
     Manifest,
 )
-from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, ROUTES_KEY
+from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, NODE_DEVICES_HEALTHY, ROUTES_KEY
 from tidewheel.api.ranktable import Routes
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Key
@@ -33,7 +34,7 @@ from tidewheel.controllers.pdservice import PDServiceController
 from tidewheel.controllers.scaler import PDServiceScalerController
 from tidewheel.planning.balance import skew
 from tidewheel.planning.groups import Group, groups_of
-from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.plan import Plan, Refusal
 from tidewheel.planning.revision import group_revision
 from tidewheel.planning.times import as_time
@@ -42,13 +43,19 @@ RESOURCES = {resource.kind: resource for resource in (PODS, CONFIG_MAPS, SERVICE
 KEY = Key("ns", "chat")
 
 
+def has_failed(pod: ObservedPod) -> bool:
+    """Whether it may be given up: itself, its node, or its devices."""
+    says_so = pod.exit is not None and "DeviceUnhealthy" in pod.exit.message
+    return pod.phase == "Failed" or pod.restarts >= 3 or pod.node_fault is not None or says_so
+
+
 class World:
     """One PDService and everything around it."""
 
     def __init__(self, **spec: Any) -> None:
         self.cache = Cache()
         self.now = NOW
-        self.controller = PDServiceController(DEFAULTS)
+        self.controller = PDServiceController(DEFAULTS, watches_nodes=True)
         self.refuse: dict[str, tuple[int, str]] = {}
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.events: list[tuple[str, str]] = []
@@ -156,11 +163,41 @@ class World:
             )
             return
         if (group := found["metadata"]["labels"].get(LABEL_GROUP)) is not None:
-            seen = observe_service(self.service, self.cache)
+            seen = observe_service(self.service, self.cache, watches_nodes=True)
             table = seen.ranks.get(group)
             if table is None or found["metadata"]["uid"] not in table.members:
                 return
         self.update_pod(name, {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []})
+
+    def put_node(self, name: str, *, ready: bool = True, sick: str = "", message: str = "") -> None:
+        """A node as its kubelet and its detector tell of it; `sick` is the reason of its devices' condition."""
+        since = {"lastTransitionTime": as_time(self.now)}
+        conditions = [{"type": "Ready", "status": "True" if ready else "Unknown", **since}]
+        if sick:
+            conditions.append(
+                {"type": NODE_DEVICES_HEALTHY, "status": "False", "reason": sick, "message": message, **since}
+            )
+        node = {"metadata": {"name": name, "uid": f"uid-{name}"}, "status": {"conditions": conditions}}
+        self.put(node, NODES)
+
+    def delete_node(self, name: str) -> None:
+        self.cache.forget(NODES, "", name, f"uid-{name}")
+
+    def has_node(self, name: str) -> bool:
+        return self.cache.get(NODES, "", name) is not None
+
+    def node_of(self, pod: str) -> str:
+        found = self.cache.get(PODS, "ns", pod)
+        return found["spec"].get("nodeName", "") if found else ""
+
+    def bind(self, name: str, node: str) -> None:
+        found = self.cache.get(PODS, "ns", name)
+        assert found is not None
+        found["spec"]["nodeName"] = node
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": as_time(self.now)}
+        conditions = [scheduled, *((found.get("status") or {}).get("conditions") or ())]
+        found["status"] = (found.get("status") or {}) | {"conditions": conditions}
+        self.put(found)
 
     def unready_pod(self, name: str) -> None:
         self.update_pod(name, {"conditions": [{"type": "Ready", "status": "False"}]})
@@ -209,7 +246,7 @@ class World:
     def reconcile(self) -> bool:
         """One plan, carried out; whether it changed anything."""
         plan = self.plan()
-        seen = observe_service(self.service, self.cache)
+        seen = observe_service(self.service, self.cache, watches_nodes=True)
         published = self.routes()
         changed = [self._apply(manifest) for manifest in plan.apply]
         changed += [self._annotate(annotation) for annotation in plan.annotate]
@@ -319,7 +356,7 @@ class World:
     def _check_groups(self, before: Sequence[Group]) -> None:
         """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
         rollout = self.controller_spec().rollout
-        after = groups_of(observe_service(self.service, self.cache).pods)
+        after = groups_of(observe_service(self.service, self.cache, watches_nodes=True).pods)
         assert len({group.name for group in after}) == len(after)
         for scenario in {group.scenario for group in (*before, *after)}:
             wanted = self.wanted_groups(scenario)
@@ -359,13 +396,13 @@ class World:
             assert after.default_groups is not None, "what others have is not for everybody"
         bound = spec.rollout.max_skew_percent / 100 + 1e-6
         sizes = self.sizes(seen)
-        lost = {pod.name for pod in seen.pods if pod.deleting or not pod.ready}
+        well = {pod.name for pod in seen.pods if pod.ready and not pod.deleting and not has_failed(pod)}
         known = {one.name: one for one in before.groups} if before else {}
         for group in after.groups:
             was = known.get(group.name)
             if was is None or group.name not in sizes:
                 continue
-            left = [[one.name for one in some if one.name not in lost] for some in (was.prefill, was.decode)]
+            left = [[one.name for one in some if one.name in well] for some in (was.prefill, was.decode)]
             if all(left):
                 now = skew(len(group.prefill), len(group.decode), *sizes[group.name])
                 assert now <= max(bound, skew(*map(len, left), *sizes[group.name]) + 1e-6)
@@ -390,7 +427,7 @@ class World:
         return Routes.model_validate_json(raw["data"][ROUTES_KEY]) if raw else None
 
     def controller_spec(self):
-        spec = observe_service(self.service, self.cache).spec
+        spec = observe_service(self.service, self.cache, watches_nodes=True).spec
         assert spec is not None
         return spec
 
@@ -400,8 +437,8 @@ class World:
         assert len(names) == len(set(names))
         assert all(len(name) <= 63 for name in names)
         places: dict[tuple[str, str, int], int] = {}
-        for one in observe_service(self.service, self.cache).pods:
-            if not one.deleting and one.phase != "Failed" and one.restarts < 3:
+        for one in observe_service(self.service, self.cache, watches_nodes=True).pods:
+            if not one.deleting and not has_failed(one):
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
         assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"

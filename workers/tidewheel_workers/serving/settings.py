@@ -77,6 +77,8 @@ class WorkerSettings(Settings):
     batch_tokens: OptionalCount = None
     kv_port: int = Field(KV_PORT, ge=0, le=65535)
     ranks_file: Path = Path(RANKS_PATH)
+    device_health_file: OptionalPath = None
+    devices_variable: OptionalText = None
     peer_timeout_seconds: float = Field(30.0, gt=0)
     kv_lease_seconds: float = Field(30.0, gt=0)
     kv_timeout_seconds: float = Field(10.0, gt=0)

@@ -26,6 +26,12 @@ class PortTaken(CannotStart):
     reason = Reason.PORT_TAKEN
 
 
+class SickDevice(CannotStart):
+    """A device of this process is not to be trusted any more."""
+
+    reason = Reason.DEVICE_UNHEALTHY
+
+
 def cannot_listen(error: OSError, host: str, port: int) -> CannotStart:
     """Why an address cannot be bound."""
     if error.errno == errno.EADDRINUSE:

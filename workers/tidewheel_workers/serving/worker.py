@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from tidewheel.api.reasons import Reason
 from tidewheel.telemetry import context_from_environment
 from tidewheel_workers.llm.errors import InvalidRequest, NoCapacity, PromptTooLong, RequestFailed
+from tidewheel_workers.serving.device_health import DeviceWatch, visible_devices
 from tidewheel_workers.serving.engine import EngineLoad
 from tidewheel_workers.serving.engine_loop import EngineFailed, EngineLoop, in_daemon_thread
 from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailable
@@ -63,6 +64,10 @@ class Worker(ABC):
         self.engine: EngineLoop | None = None
         self.peers: Peers | None = None
         self.is_draining = False
+        self.devices: DeviceWatch | None = None
+        if settings.device_health_file is not None:
+            devices = visible_devices(settings.devices_variable)
+            self.devices = DeviceWatch(settings.device_health_file, devices)
         self._created = int(time.time())
 
     def listener(self, open_requests: OpenRequests) -> Listener:
@@ -89,8 +94,23 @@ class Worker(ABC):
         """As in `Service`: load, then hold the group together until cancelled.
 
         Raises:
-            ModelError: the model cannot be loaded.
+            ModelError: the model cannot be loaded, or a device is sick.
         """
+        if self.devices is None:
+            await self._serve(fail)
+            return
+        # A sick device ends a load that may take minutes, too.
+        tasks = [asyncio.create_task(self.devices.watch()), asyncio.create_task(self._serve(fail))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, fail: Callable[[BaseException], None]) -> None:
         began = time.monotonic()
         cause = trace.get_current_span(context_from_environment()).get_span_context()
         with tracer.start_as_current_span(
@@ -121,6 +141,8 @@ class Worker(ABC):
             return Readiness(
                 is_ready=False, reason=Reason.STARTING, message=f"loading {self.settings.model_source}"
             )
+        if self.devices is not None and (health := self.devices.health).level != "Healthy":
+            return Readiness(is_ready=False, reason=Reason.DEVICE_UNHEALTHY, message=health.message)
         membership = self.peers.membership
         return Readiness(
             is_ready=membership.is_ready,
