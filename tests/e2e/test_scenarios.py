@@ -103,7 +103,7 @@ async def test_a_ratio_changes_up_and_back_without_a_failed_request(namespace: N
         assert back["ratio"] == "1:2"
         before = len(outcomes)
         while len(outcomes) < before + 5:
-            await asyncio.sleep(0.1)
+            await ask(namespace)
     assert [one for one in outcomes if isinstance(one, BaseException)] == []
     last = uids(namespace)
     kept = {name for name in first if last.get(name) == first[name]}

@@ -63,6 +63,8 @@ class Facts:
     #: By pod name.
     troubles: tuple[tuple[str, Trouble], ...]
     refusals: tuple[Refusal, ...]
+    #: Groups whose pods of one role stay until those that come for them are ready.
+    changing_groups: tuple[str, ...] = ()
     #: For people: scenarios with groups of their own of which none serves.
     scenarios_down: tuple[str, ...] = ()
 
@@ -157,6 +159,9 @@ def _progressing(facts: Facts) -> Verdict:
         return "True", Reason.SCALING, f"pods that finish their last requests: {facts.leaving_pods}"
     if facts.is_scaling or facts.ready_pods < facts.wanted_pods:
         return "True", Reason.SCALING, f"{facts.ready_pods} of {facts.wanted_pods} pods are ready"
+    if facts.changing_groups:
+        groups = ", ".join(facts.changing_groups)
+        return "True", Reason.SCALING, f"pods leave when those that come for them are ready: {groups}"
     if facts.refusals:
         refusal = facts.refusals[0]
         return (

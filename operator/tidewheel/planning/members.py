@@ -59,6 +59,12 @@ class StaffedGroup:
         return tuple(pod for role in COMPUTE_ROLES for pod in self.roles[role].stay)
 
     @property
+    def has_surplus(self) -> bool:
+        """Whether pods stay only until those that come for them are ready."""
+        size = self.size
+        return size is not None and any(len(self.roles[role].stay) > size.of(role) for role in COMPUTE_ROLES)
+
+    @property
     def leave(self) -> tuple[tuple[ObservedPod, str], ...]:
         """Those who leave it, with the reason."""
         return tuple(leaving for role in COMPUTE_ROLES for leaving in self.roles[role].leave)

@@ -163,6 +163,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         replacing=tuple(_replacing(progress)),
         troubles=tuple(_troubles(members)),
         refusals=seen.refusals,
+        changing_groups=tuple(one.group.name for one in progress.staffed if one.has_surplus),
         scenarios_down=tuple(_scenarios_down(seen, progress)),
     )
 

@@ -202,6 +202,18 @@ def test_a_published_document_says_all_or_none():
     assert "defaultGroups" not in json.loads(settled().routes().to_text())
 
 
+def test_a_ratio_is_not_settled_before_it_is_reached():
+    world = settled(decode={"replicas": 2})
+    world.change(prefill={"replicas": 2}, decode={"replicas": 1})
+    world.reconcile()
+    world.reconcile()
+    progressing = world.condition("Progressing")
+    assert progressing["status"] == "True", "as many pods as are wanted are ready, but not the right ones"
+    assert "pods leave when those that come for them are ready" in progressing["message"]
+    world.settle()
+    assert world.condition("Progressing")["reason"] == "Settled"
+
+
 def test_growing_a_ratio_adds_to_the_group_and_touches_nobody():
     wanted = spec(prefill={"replicas": 2})
     seen = service(wanted, *group_pods(spec()))
