@@ -89,6 +89,60 @@ def operator(
         raise click.ClickException(str(error)) from error
 
 
+@main.command("plan")
+@click.option("-f", "--file", type=_EXISTING, required=True, help="PDServices and PDServiceScalers, as YAML.")
+@click.option(
+    "--observed",
+    type=_EXISTING,
+    help="What there is: `kubectl get pds,pdss,pods,configmaps,services,pdb,nodes -o json`.",
+)
+@click.option("--kubeconfig", type=_EXISTING, envvar="KUBECONFIG", help="Look there instead of --observed.")
+@click.option(
+    "-n", "--namespace", help="Of manifests that name none; otherwise the kubeconfig's, or default."
+)
+@click.option("--worker-image", help="The operator's, as pods of another image would be replaced.")
+@click.option("--accelerators", type=_EXISTING, help="The operator's file of accelerator rows.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects as JSON.")
+def plan_command(
+    *,
+    file: Path,
+    observed: Path | None,
+    kubeconfig: Path | None,
+    namespace: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Print what the operator would do with a manifest next, and why. Nothing is changed.
+
+    Without --observed and without a kubeconfig the cluster is taken to be empty.
+    """
+    import json
+    from datetime import UTC, datetime
+
+    from tidewheel.controllers.defaults import UnreadableAccelerators, service_defaults
+    from tidewheel.controllers.settings import OperatorSettings
+    from tidewheel.kube.connection import NoConnection
+    from tidewheel.kube.errors import ApiError
+    from tidewheel.previewing import CannotPreview, observe, previews, read_manifests, read_observed
+
+    try:
+        manifests = read_manifests(file)
+        if observed is not None:
+            state, namespace = read_observed(observed), namespace or "default"
+        elif kubeconfig is not None:
+            state, namespace = asyncio.run(observe(kubeconfig, namespace))
+        else:
+            state, namespace = [], namespace or "default"
+        defaults = service_defaults(OperatorSettings(**settings))
+        found = previews(manifests, state, namespace=namespace, now=datetime.now(UTC), defaults=defaults)
+    except (CannotPreview, UnreadableAccelerators, NoConnection, ApiError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps([one.to_wire() for one in found], indent=2))
+    else:
+        click.echo("\n\n".join(one.to_text() for one in found))
+
+
 @main.command()
 @click.option("--kubeconfig", type=_EXISTING, help="The cluster; otherwise $KUBECONFIG.")
 @click.option(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import AsyncOpenAI, RateLimitError
-from tests.e2e.cluster import Namespace, eventually, kill_pod, pd_service, steady_load
+from tests.e2e.cluster import Namespace, eventually, kill_pod, pd_service, steady_load, tidewheel
 
 CODE: dict[str, Any] = {
     "name": "code",
@@ -190,3 +193,30 @@ def test_what_a_scaler_scales_cannot_be_changed(namespace: Namespace, field: str
     changed = {**manifest, "spec": manifest["spec"] | {field: other[field]}}
     with pytest.raises(Exception, match="cannot be changed"):
         namespace.apply(changed)
+
+
+def test_a_plan_tells_what_the_operator_then_does(namespace: Namespace, tmp_path: Path) -> None:
+    namespace.apply(pd_service())
+    namespace.wait_settled()
+
+    def planned(manifest: dict[str, Any]) -> dict[str, Any]:
+        file = tmp_path / "service.yaml"
+        file.write_text(json.dumps(manifest))
+        done = subprocess.run(
+            tidewheel("plan", "-f", str(file), "-n", namespace.name, "--json"),
+            env={**os.environ, "KUBECONFIG": str(namespace.cluster.kubeconfig)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (told,) = json.loads(done.stdout)
+        return dict(told)
+
+    assert planned(pd_service())["changes"] == []
+    told = planned(pd_service(decode={"replicas": 2}))
+    (created,) = (line for line in told["changes"] if line.startswith("create Pod"))
+    assert created.endswith("(decode)")
+    assert len(namespace.pods("decode")) == 1, "a plan changes nothing"
+    namespace.apply(pd_service(decode={"replicas": 2}))
+    namespace.wait_settled()
+    assert created.split()[2] in uids(namespace)

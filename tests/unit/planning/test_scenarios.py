@@ -14,7 +14,7 @@ from tests.unit.planning.world import World
 from tidewheel.api.manifest import CONFIG_MAPS
 from tidewheel.api.ranktable import RankTable
 from tidewheel.planning.pdservice import plan_service
-from tidewheel.planning.targets import Size, Target, shares, targets_of
+from tidewheel.planning.targets import Size, Target, shares, target_for, targets_of
 
 
 def code(**groups) -> dict:
@@ -163,6 +163,21 @@ def test_a_target_beyond_what_groups_can_be_is_brought_within(asked, want):
     groups, prefill, decode = asked
     found = Target(groups=groups, prefill=prefill, decode=decode, reason="").bounded()
     assert (found.prefill, found.decode) == want
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "groups", "want"),
+    [
+        pytest.param(3, 5, 1, 1, id="within its group"),
+        pytest.param(3, 9, 1, 2, id="by a whole group, when one has no room"),
+        pytest.param(3, 5, 4, 3, id="each group needs one of each"),
+        pytest.param(1, 30, 1, 1, id="even if it is then too large"),
+        pytest.param(0, 5, 2, 0, id="no prefill, no groups"),
+    ],
+)
+def test_a_planners_pods_find_their_groups(prefill, decode, groups, want):
+    found = target_for(prefill, decode, groups=groups, reason="because", most_pods=8)
+    assert found.groups == want
 
 
 def test_what_does_not_divide_evenly_stays_where_it_is():
