@@ -59,6 +59,7 @@ def plan_service(
     revision = group_revision(spec, image=defaults.image, accelerators=defaults.accelerators)
     groups = groups_of(seen.pods)
     routed = seen.routes.members if seen.routes else frozenset()
+    refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
     steps = step_scenarios(
         groups,
         spec,
@@ -66,6 +67,7 @@ def plan_service(
         revision=revision,
         routed=routed,
         records=seen.records,
+        refused=refused,
         planned={**scaled_targets(spec, seen.scalers), **(targets or {})},
     )
     staffed = tuple(
@@ -76,7 +78,7 @@ def plan_service(
             now=now,
             routed=routed,
             max_skew=spec.rollout.max_skew_percent / 100,
-            refused=any(refusal.kind == "Pod" for refusal in seen.refusals),
+            refused=refused,
         )
         for group, size in all_kept(steps)
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.planning.groups import Group, GroupStep, sizes_of, step_groups
+from tidewheel.planning.handover import awaited, held_sizes
 from tidewheel.planning.names import group_name
 from tidewheel.planning.targets import Size, Target, targets_of
 
@@ -33,11 +34,23 @@ def step_scenarios(
     routed: Collection[str],
     records: Mapping[str, PDServiceSpec],
     planned: Mapping[str, Target],
+    refused: bool = False,
 ) -> tuple[ScenarioStep, ...]:
     """The next step of each scenario: `default` first, then as in the spec, then those the spec no longer has.
 
     Groups of an old revision keep the numbers of the spec they were made from until they are replaced, unless a planner
-    decides the numbers: then they follow it, too.
+    decides the numbers: then they follow it, too. Where pods move from group to group, because there shall be more or fewer
+    groups, none goes before those that come instead are ready, unless these are in trouble.
+
+    Args:
+        groups: all that there are.
+        spec: what is asked for.
+        service: the service's name.
+        revision: of the spec.
+        routed: names of the pods that gateways know.
+        records: the specs of older revisions.
+        planned: targets that replace those of the spec.
+        refused: whether the API server lets no new pods in.
     """
     targets = dict(targets_of(spec, planned))
     for name in sorted({group.scenario for group in groups} - targets.keys()):
@@ -58,7 +71,16 @@ def step_scenarios(
             )
 
         step = step_groups(ours, target, rollout=spec.rollout, revision=revision, routed=routed, new=new)
-        sizes = dict(sizes_of(target, [group for group in step.keep if group.revision == revision]))
+        current = [group for group in step.keep if group.revision == revision]
+        sizes = dict(sizes_of(target, current))
+        waiting = awaited(current, sizes, refused=refused)
+        sizes = dict(held_sizes(current, sizes, waiting))
+        if waiting:
+            step, held = _hold(step, revision)
+            sizes |= {
+                group.name: Size(prefill=group.ready("prefill"), decode=group.ready("decode"))
+                for group in held
+            }
         for old in sorted({group.revision for group in step.keep} - {revision}):
             record = records.get(old)
             was = targets_of(record, planned).get(name) if record is not None else None
@@ -67,6 +89,13 @@ def step_scenarios(
                 sizes |= sizes_of(was if was.groups else target, kept, grows=False)
         steps.append(ScenarioStep(name=name, target=target, step=step, groups=ours, sizes=sizes))
     return tuple(steps)
+
+
+def _hold(step: GroupStep, revision: str) -> tuple[GroupStep, list[Group]]:
+    """The step without those that serve and would leave for nothing but their number, and who they are."""
+    held = [group for group, _ in step.retire if group.revision == revision and group.serves]
+    retire = tuple((group, why) for group, why in step.retire if group not in held)
+    return replace(step, keep=(*step.keep, *held), retire=retire), held
 
 
 def _free_ordinals(groups: Collection[Group], revision: str) -> Iterator[int]:

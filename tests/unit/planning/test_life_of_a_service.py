@@ -142,6 +142,14 @@ class LifeOfAService(RuleBasedStateMachine):
         short = {"name": "short", "match": {"promptLength": {"max": 9}}, "groups": {"replicas": 1}}
         self.world.change(scenarios=[code, short] if others else [code])
 
+    @rule(role=st.sampled_from(["prefill", "decode"]), replicas=st.integers(0, 7))
+    def an_autoscaler_scales(self, role, replicas):
+        self.world.put_scaler(f"scale-{role}", role=role, replicas=replicas)
+
+    @rule()
+    def the_autoscalers_are_removed(self):
+        self.world.delete_scalers()
+
     @rule()
     def the_user_takes_the_scenarios_back(self):
         self.world.change(scenarios=[])
@@ -181,6 +189,7 @@ class LifeOfAService(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        world.delete_scalers()
         for node in "ab":
             world.put_node(node)
         world.refuse.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -147,6 +148,47 @@ def test_a_planners_target_replaces_the_numbers_of_the_spec():
     assert (roles.count("prefill"), roles.count("decode")) == (3, 2)
     assert any("T_p's share rose to 0.7" in decision.message for decision in found.status.decisions)
     assert (found.status.prefill.desired, found.status.decode.desired) == (3, 2)
+
+
+def planned(wanted, *pods, groups: int, prefill: int, decode: int):
+    asked = {"default": Target(groups=groups, prefill=prefill, decode=decode, reason="because")}
+    found = plan_service(service(wanted, *pods), now=NOW, defaults=DEFAULTS, targets=asked)
+    routed = {one.name for group in found.children.routes.groups for one in (*group.prefill, *group.decode)}
+    return found, routed
+
+
+def test_pods_that_move_to_another_group_stay_until_it_serves():
+    wanted = spec(groups=1, prefill={"replicas": 2}, decode={"replicas": 4})
+    one = group_pods(wanted)
+    found, routed = planned(wanted, *one, groups=2, prefill=2, decode=4)
+    assert len(found.children.pods) == 1 + 3, "a gateway, and a group of 1:2"
+    assert routed == {pod.name for pod in one}, "nobody leaves yet"
+    other = [pod for pod in group_pods(wanted, 1) if pod.ordinal < (1 if pod.role == "prefill" else 2)]
+    _, routed = planned(wanted, *one, *other, groups=2, prefill=2, decode=4)
+    assert len(routed) == 6
+
+
+def test_a_group_that_is_not_needed_stays_until_the_others_have_grown():
+    wanted = spec(groups=2)
+    pods = [*group_pods(wanted, 0), *group_pods(wanted, 1)]
+    found, routed = planned(wanted, *pods, groups=1, prefill=2, decode=2)
+    assert routed == {pod.name for pod in pods}
+    assert [order.name[-9:] for order in found.children.pods][:2] == ["prefill-1", "-decode-1"]
+    grown = [*group_pods(spec(prefill={"replicas": 2}, decode={"replicas": 2})), *group_pods(wanted, 1)]
+    _, routed = planned(wanted, *grown, groups=1, prefill=2, decode=2)
+    assert routed == {pod.name for pod in grown[:4]}
+
+
+def test_who_cannot_be_placed_is_not_waited_for():
+    wanted = spec(groups=2)
+    stuck = [
+        replace(pod, ready=False, phase="Pending", ip="", unschedulable="no gpu")
+        for pod in group_pods(spec(prefill={"replicas": 2}, decode={"replicas": 2}))
+        if pod.ordinal == 1
+    ]
+    pods = [*group_pods(wanted, 0), *stuck, *group_pods(wanted, 1)]
+    _, routed = planned(wanted, *pods, groups=1, prefill=2, decode=2)
+    assert routed == {pod.name for pod in group_pods(wanted, 0)}, "what goes makes room"
 
 
 def test_a_planner_does_not_wake_a_suspended_service():

@@ -131,6 +131,10 @@ class World:
         }
         self.put(manifest | ({"status": live["status"]} if "status" in live else {}), PD_SERVICE_SCALERS)
 
+    def delete_scalers(self) -> None:
+        for namespace, name in self.cache.names(PD_SERVICE_SCALERS):
+            self.cache.forget(PD_SERVICE_SCALERS, namespace, name, f"uid-{name}")
+
     def scaler(self, name: str) -> Manifest:
         """What the scaler is told now."""
         key = Key("ns", name)
@@ -409,6 +413,8 @@ class World:
 
     def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
         """The numbers that groups of the present revision should have."""
+        if any(True for _ in self.cache.names(PD_SERVICE_SCALERS)):
+            return {}  # the spec alone does not tell
         spec = self.controller_spec()
         own = {one.name: one.groups for one in spec.scenarios if one.groups}
         revision = group_revision(spec, image=DEFAULTS.image, accelerators=DEFAULTS.accelerators)
