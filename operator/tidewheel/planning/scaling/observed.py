@@ -17,9 +17,13 @@ class ScenarioLoad:
     arrivals: int  # I_t, whatever became of them
     prompt_tokens: float  # mean over arrivals, cached tokens included
     answer_tokens: float  # G, mean over what finished
-    prompt_tokens_squared: float = 0.0  # mean of the square, so that the spread is known; 0 if it was not measured
+    prompt_tokens_squared: float = (
+        0.0  # mean of the square, so that the spread is known; 0 if it was not measured
+    )
     answer_tokens_squared: float = 0.0
-    prefix_factor: float = 1.0  # r_pre: measured prefill time over that of the same prompt without any cached token
+    prefix_factor: float = (
+        1.0  # r_pre: measured prefill time over that of the same prompt without any cached token
+    )
     finished: int = 0
     waiting: int = 0  # requests that waited for a prefill at the window's end
     rejected: int = 0  # requests that were ended without a first token
@@ -27,6 +31,8 @@ class ScenarioLoad:
     decode_seconds: float = 0.0  # T_d: mean time from the first token to the last, the transfer included
     transfer_seconds: float = 0.0  # ξ
     ttft_seconds: float = 0.0  # mean as users saw it, waiting included
+    ttft_p90_seconds: float = 0.0  # not exceeded by nine of ten
+    tpot_p90_seconds: float = 0.0
     e2e_seconds: float = 0.0
     ttft_attainment: float = 1.0  # share of the arrivals whose first token came in time
     tpot_attainment: float = 1.0  # share of the finished whose tokens came fast enough

@@ -88,9 +88,7 @@ def throughput(
     bottleneck: Bottleneck = "traffic"
     if carried < offered:
         bottleneck = "prefill" if by_prefill <= by_decode else "decode"
-    return Throughput(
-        requests=carried, per_instance=carried / (prefills + decodes), bottleneck=bottleneck
-    )
+    return Throughput(requests=carried, per_instance=carried / (prefills + decodes), bottleneck=bottleneck)
 
 
 def balanced_ratio(prefill: RoleService, decode: RoleService, *, most: int = 64) -> Fraction:
