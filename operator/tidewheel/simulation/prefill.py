@@ -22,6 +22,8 @@ class PrefillRules:
 
     #: Tokens of one iteration; prompts that are longer take several, and what is left of one is filled with the next.
     chunk_tokens: int = 8192
+    #: Otherwise an iteration has tokens of one prompt only.
+    fills_chunks: bool = True
     block_tokens: int = 512
     #: Prefix blocks kept; 0 for none.
     cached_blocks: int = 0
@@ -177,6 +179,8 @@ class Prefill:
             else:
                 self._waiting.popleft()
                 finished.append(job)
+            if not self._rules.fills_chunks:
+                break
         if not self._waiting:
             self._work = 0.0  # what rounding left
         return parts, finished

@@ -148,11 +148,11 @@ class _Service:
         return self._prefill.ready
 
     def beyond_prefill_seconds(self, flight: Flight) -> float:
-        """As in `forwarding.Prefills`: the transfer, and an iteration of the emptiest decode, of which half is waited for."""
+        """As in `forwarding.Prefills`: the transfer, the rest of the emptiest decode's iteration, and the next one."""
         profile = self._settings.profile
         seconds = profile.transfer_seconds(flight.context_tokens)
         if self._decode.ready:
-            return seconds + 1.5 * min(decode.iteration_seconds for decode in self._decode.ready)
+            return seconds + 2 * min(decode.iteration_seconds for decode in self._decode.ready)
         return seconds + profile.decode_seconds(1, flight.context_tokens)
 
     def give_up(self, flight: Flight, ending: Literal["shed", "expired"], why: str) -> None:
