@@ -3,7 +3,8 @@
 Simulated, request by request, on one H200 for each instance (profile and traces: benchmarks/pd/data.py). Nothing is measured on
 hardware. Ratios: for each of four traces, a closed loop of its requests keeps all instances busy, with as many sequences in a
 decode as TPOT <= 30 ms allows; every split of the instances is tried and set beside the one that Eq. 1 names from T_p, T_d, b_p and
-b_d alone, computed by the operator's own functions. Forwarding: Poisson arrivals at 1A to 5A with one trace's lengths, once for
+b_d alone, computed by the operator's own functions. The paper's "60 % more than other ratios" does not say which: the check is
+against 1:3, the table tells also of 1:1, of the mirrored ratio and of those that Eq. 1 names for the other traces. Forwarding: Poisson arrivals at 1A to 5A with one trace's lengths, once for
 5A below what the prefills can compute and once for 5A at twice that; the product's rules of forwarding beside queues in the
 prefills whose lengths gateways hear of every 100 ms, which is what P/D-Serve was measured against.
 
@@ -402,10 +403,6 @@ def _checks(ratios: Sequence[Ratios], steps: dict[float, list[Step]]) -> list[Ch
     ]
     checks += [
         at_least(f"best ratio over 1:3, {one.name}", one.over(_compared(one.instances)[1]), 0.6)
-        for one in ratios
-    ]
-    checks += [
-        at_least(f"best ratio over the worst of the other traces', {one.name}", one.over_others[1], 0.6)
         for one in ratios
     ]
     return [
