@@ -1,0 +1,50 @@
+"""How many prefills and decodes, and when: the operator's planner beside static counts and other scalers.
+
+Simulated, nothing is measured on hardware; every planner sees only the past. Part a, stationary: the Mooncake conversation trace
+through the event simulator, where no scaler can gain and forwarding with deadlines does.
+
+    python benchmarks/pd_autoscale.py [--quick] [--data DIRECTORY] [--plot DIRECTORY] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.pd.data import trace
+from benchmarks.pd.stationary import stationary
+from benchmarks.pd.telling import tell
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="under a minute; part a is as quick in full")
+    options.add_argument("--data", type=Path, help="the traces as published, instead of benchmarks/data")
+    options.add_argument("--plot", type=Path, help="a directory for the plots, as SVG")
+    options.add_argument(
+        "--json", action="store_true", help="the figures as one JSON object on the last line"
+    )
+    asked = options.parse_args()
+    console = Console(stderr=asked.json, width=120)
+    figures: dict[str, float] = {}
+    requests = trace("mooncake conversation", asked.data)
+    plot = asked.plot / "pd_autoscale_stationary.svg" if asked.plot is not None else None
+    checks = stationary(requests, figures, console, plot=plot)
+    return tell(
+        "pd_autoscale",
+        figures,
+        checks,
+        console=console,
+        as_json=asked.json,
+        service="simulated",
+        quick=asked.quick,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
