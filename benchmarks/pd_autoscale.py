@@ -3,7 +3,7 @@
 Simulated, nothing is measured on hardware; every planner sees only the past. Part a, stationary: the Mooncake conversation trace
 through the event simulator, where no scaler can gain and forwarding with deadlines does.
 
-    python benchmarks/pd_autoscale.py [--quick] [--data DIRECTORY] [--plot DIRECTORY] [--json]
+    python benchmarks/pd_autoscale.py [--quick] [--data DIRECTORY] [--dynamo PYTHON] [--plot DIRECTORY] [--json]
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def main() -> int:
     options.add_argument("--data", type=Path, help="the traces as published, instead of benchmarks/data")
     options.add_argument("--plot", type=Path, help="a directory for the plots, as SVG")
     options.add_argument(
+        "--dynamo",
+        type=Path,
+        help="an interpreter with ai-dynamo 1.4.2, to run its planner's replay beside ours",
+    )
+    options.add_argument(
         "--json", action="store_true", help="the figures as one JSON object on the last line"
     )
     asked = options.parse_args()
@@ -34,7 +39,7 @@ def main() -> int:
     figures: dict[str, float] = {}
     requests = trace("mooncake conversation", asked.data)
     plot = asked.plot / "pd_autoscale_stationary.svg" if asked.plot is not None else None
-    checks = stationary(requests, figures, console, plot=plot)
+    checks = stationary(requests, figures, console, plot=plot, dynamo_python=asked.dynamo)
     return tell(
         "pd_autoscale",
         figures,
