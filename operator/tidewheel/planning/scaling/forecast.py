@@ -129,18 +129,18 @@ def see(
     series = _judge(series, value, at=at, seconds=seconds, noise=noise)
     count = series.windows + 1
     levels = tuple(
-        _short(old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old))
+        old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old)
         for old, memory in zip(series.levels[:3], (_MEAN, _HOUR, _MINUTES), strict=True)
     )
     slope = 0.0
     if count > 1:
         step = (levels[2] - series.levels[2]) / seconds
         slope = series.slope + max(1 - math.exp(-seconds / _SLOPE), 1 / count) * (step - series.slope)
-    series = replace(series, windows=count, levels=(*levels, _short(value)), slope=_short(slope))
+    series = replace(series, windows=count, levels=(*levels, value), slope=slope)
     series = _jumped(series, value, season, at=at, noise=noise)
     apart = max(0.75 * seconds, horizon / 12)
     if not series.pending or at + horizon - series.pending[-1][0] >= apart:
-        said = tuple(_short(one) for one in _candidates(series, season, at=at, ahead=horizon))
+        said = _candidates(series, season, at=at, ahead=horizon)
         series = replace(series, pending=(*series.pending, (at + horizon, said)))
     return series
 
@@ -196,7 +196,7 @@ def _judge(series: Series, value: float, *, at: float, seconds: float, noise: fl
         judged=judged,
         compared=compared,
         errors=_moved(series.errors, errors, share),
-        noise=_short(series.noise + share * (noise - series.noise)),
+        noise=(series.noise + share * (noise - series.noise)),
         gains=_moved(series.gains, gains, fresh),
         gains_squared=_moved(series.gains_squared, [gain * gain for gain in gains], fresh),
     )
@@ -234,7 +234,7 @@ def _jumped(series: Series, value: float, season: Season, *, at: float, noise: f
 
 
 def _moved(old: Sequence[float], new: Sequence[float], share: float) -> tuple[float, ...]:
-    return tuple(_short(a + share * (b - a)) for a, b in zip(old, new, strict=True))
+    return tuple(a + share * (b - a) for a, b in zip(old, new, strict=True))
 
 
 def _between(low: float | None, high: float | None, part: float) -> float | None:

@@ -92,7 +92,7 @@ def _evidence(
         carried_prefill = max(carried_prefill, load.rate * load.prefill_seconds / prefill.ready)
     if load.tpot_attainment >= targets.attainment and decode.ready:
         carried_decode = max(carried_decode, load.rate * load.decode_seconds / decode.ready)
-    return replace(state, carried_prefill=_short(carried_prefill), carried_decode=_short(carried_decode))
+    return replace(state, carried_prefill=carried_prefill, carried_decode=carried_decode)
 
 
 def _base_line(state: SignState, load: ScenarioLoad) -> SignState:
@@ -103,9 +103,9 @@ def _base_line(state: SignState, load: ScenarioLoad) -> SignState:
     return replace(
         state,
         windows=windows,
-        e2e=_short(state.e2e + share * above),
-        e2e_variance=_short(variance),
-        share=_short(state.share + share * (load.ttft_share - state.share)),
+        e2e=state.e2e + share * above,
+        e2e_variance=variance,
+        share=state.share + share * (load.ttft_share - state.share),
         risen=0,
     )
 
@@ -126,7 +126,3 @@ def _fewer(state: SignState, load: ScenarioLoad, prefill: RoleCounts, decode: Ro
     ):
         return "fewer prefill"
     return "stay"
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")

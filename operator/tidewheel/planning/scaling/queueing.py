@@ -22,6 +22,10 @@ NORMAL_POINTS: tuple[tuple[float, float], ...] = (
 )
 
 
+#: e to the minus this is no share worth counting.
+_NEVER = 20.0
+
+
 def spread(mean: float, relative_variance: float) -> tuple[tuple[float, float], ...]:
     """A lognormal variable with this mean and squared coefficient of variation, as (value, probability)."""
     if relative_variance <= 0:
@@ -77,9 +81,14 @@ class PrefillWork:
     """One prompt on one prefill."""
 
     points: tuple[tuple[float, float], ...]  # (seconds, probability)
+    patience: tuple[
+        tuple[float, float], ...
+    ]  # (what the objective leaves, in mean service times, probability)
+    hopeless_share: (
+        float  # prompts whose computing alone takes longer than the objective: no prefill helps them
+    )
     variability: float  # (c_a² + c_s²)/2
-    ttft_seconds: float  # the objective
-    mean: float
+    mean: float  # seconds
 
     @classmethod
     def of(
@@ -88,29 +97,32 @@ class PrefillWork:
         """From service times with their probabilities and the arrivals' squared coefficient of variation."""
         mean = sum(weight * value for value, weight in points)
         second = sum(weight * value * value for value, weight in points)
-        service = max(0.0, second / mean**2 - 1) if mean > 0 else 0.0
+        service = max(0.0, second / mean**2 - 1)
+        hopeful = [(value, weight) for value, weight in points if value < ttft_seconds]
+        kept = sum(weight for _, weight in hopeful)
         return cls(
             points=tuple(points),
+            patience=tuple(((ttft_seconds - value) / mean, weight / kept) for value, weight in hopeful),
+            hopeless_share=max(0.0, 1 - kept),
             variability=max(0.05, (arrival_variability + service) / 2),
-            ttft_seconds=ttft_seconds,
             mean=mean,
         )
 
-    @property
-    def hopeless_share(self) -> float:
-        """Prompts whose computing alone takes longer than the objective: no number of prefills helps them."""
-        return sum(weight for value, weight in self.points if value >= self.ttft_seconds)
-
     def in_time(self, blocked: float, servers: int, offered: float) -> float:
-        """The share of those that are not hopeless that gets its first token in time."""
-        kept = got = 0.0
-        for seconds, weight in self.points:
-            if seconds >= self.ttft_seconds:
+        """The share of those that are not hopeless that gets its first token in time: 1 - `late_share` over lengths.
+
+        Args:
+            blocked: Erlang's B for these servers and this load.
+            servers: prefills, at least 1.
+            offered: seconds of prefill per second.
+        """
+        decay = (servers - offered) / self.variability
+        late = 0.0
+        for patience, weight in self.patience:
+            if decay * patience > _NEVER:
                 continue
-            kept += weight
-            patience = (self.ttft_seconds - seconds) / self.mean
-            got += weight * (1 - late_share(blocked, servers, offered, patience, self.variability))
-        return got / kept if kept > 0 else 1.0
+            late += weight * late_share(blocked, servers, offered, patience, self.variability)
+        return 1 - late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
