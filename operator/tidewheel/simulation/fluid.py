@@ -17,7 +17,7 @@ from typing import Protocol
 
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
 from tidewheel.planning.scaling.profile import DeviceProfile
-from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, erlang_b
+from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, blocked_share
 from tidewheel.planning.scaling.scenario import Counts
 from tidewheel.planning.scaling.sizing import Targets, Workload, decode_work, prefill_work
 from tidewheel.simulation.fluid_traffic import Arrivals
@@ -286,15 +286,8 @@ class _Line:
         if self._prefills.ready < 1:
             return 0.0
         return self._prefill.in_time(
-            self._blocked(self._prefills.ready, offered), self._prefills.ready, offered
+            blocked_share(self._prefills.ready, offered), self._prefills.ready, offered
         )
-
-    @staticmethod
-    def _blocked(servers: int, offered: float) -> float:
-        blocked = 1.0
-        for loss, _ in zip(erlang_b(offered), range(servers), strict=False):
-            blocked = loss
-        return blocked
 
     def _answered(self, inflow: float, step: float) -> tuple[float, float, float]:
         """Share of answers fast enough, mean batch of an instance, and the requests left for the next step."""
@@ -358,7 +351,7 @@ class _Line:
         objective, servers = self.scenario.targets.ttft_seconds, self._prefills.ready
         if servers < 1:
             return 2 * objective, objective
-        blocked = self._blocked(servers, offered)
+        blocked = blocked_share(servers, offered)
         late = 1 - self._prefill.in_time(blocked, servers, offered)
         variability, dispersion = self._prefill.variability, self.scenario.work.arrival_dispersion
         if offered < servers:

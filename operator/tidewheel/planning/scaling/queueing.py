@@ -45,6 +45,14 @@ def erlang_b(offered: float) -> Iterator[float]:
         yield loss
 
 
+def blocked_share(servers: int, offered: float) -> float:
+    """Erlang's B with so many servers; 1 with none."""
+    loss = 1.0
+    for server in range(1, servers + 1):
+        loss = offered * loss / (server + offered * loss)
+    return loss
+
+
 def late_share(blocked: float, servers: int, offered: float, patience: float, variability: float) -> float:
     """The share of requests that cannot start within their patience and are therefore ended at once.
 

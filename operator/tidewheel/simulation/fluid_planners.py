@@ -1,0 +1,210 @@
+"""Who decides in the fluid model: the operator's planner, what it is compared with, and one who knows the future."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidewheel.planning.scaling.decide import Decision, decide_all
+from tidewheel.planning.scaling.observed import RoleCounts
+from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, blocked_share
+from tidewheel.planning.scaling.scenario import Limits, Scenario
+from tidewheel.planning.scaling.state import ScalingState
+from tidewheel.simulation.fluid import FluidScenario, FluidSettings, Seen
+
+
+@dataclass(slots=True, kw_only=True)
+class Operators:
+    """The planner that the operator runs, with one budget over all scenarios.
+
+    `stored` is what happens to a state between two decisions, such as a way through text and back.
+    """
+
+    scenarios: Mapping[str, FluidScenario]
+    limits: Mapping[str, Limits]
+    budget: int | None = None
+    stored: Callable[[ScalingState], ScalingState] = lambda state: state
+    states: dict[str, ScalingState] = field(default_factory=dict)
+    decisions: list[tuple[float, dict[str, Decision]]] = field(default_factory=list)
+
+    def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:
+        """Prefills and decodes to ask for, by scenario."""
+        told = [
+            Scenario(
+                name=name,
+                load=one.load,
+                counts=one.counts,
+                targets=self.scenarios[name].targets,
+                limits=self.limits[name],
+                profile=self.scenarios[name].profile,
+            )
+            for name, one in seen.items()
+        ]
+        states = {name: self.stored(state) for name, state in self.states.items()}
+        decided, self.states, _ = decide_all(states, told, budget=self.budget, now=now)
+        self.decisions.append((now, decided))
+        return {name: (decision.prefill, decision.decode) for name, decision in decided.items()}
+
+
+@dataclass(slots=True, kw_only=True)
+class Fixed:
+    """Always the same counts."""
+
+    counts: Mapping[str, tuple[int, int]]
+
+    def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:  # noqa: ARG002
+        """Prefills and decodes to ask for, by scenario."""
+        return self.counts
+
+
+@dataclass(slots=True, kw_only=True)
+class Reactive:
+    """One more or one fewer by what the last window showed, as the load loop of NVIDIA Dynamo's planner (1.4.2) decides.
+
+    One more of a role when its objective was missed by more than the promise allows, and none is on its way. One fewer
+    only if the others would keep four fifths of the objective: TTFT by the M/D/1 wait that DistServe gives, TPOT by
+    the profile at the batch they would have.
+    """
+
+    scenarios: Mapping[str, FluidScenario]
+
+    def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:  # noqa: ARG002
+        """Prefills and decodes to ask for, by scenario."""
+        return {name: self._one(self.scenarios[name], one) for name, one in seen.items()}
+
+    def _one(self, scenario: FluidScenario, seen: Seen) -> tuple[int, int]:
+        load, targets = seen.load, scenario.targets
+        prefill, decode = seen.counts.prefill, seen.counts.decode
+        prefills, decodes = prefill.asked, decode.asked
+        if load.ttft_attainment < targets.attainment:
+            prefills += prefill.starting + prefill.unplaceable == 0
+        elif prefills > 1 and not prefill.starting:
+            busy = load.rate * load.prefill_seconds / (prefills - 1)
+            wait = load.prefill_seconds * busy / (2 * (1 - busy)) if busy < 1 else math.inf
+            prefills -= wait < 0.8 * (targets.ttft_seconds - load.prefill_seconds)
+        if load.tpot_attainment < targets.attainment:
+            decodes += decode.starting + decode.unplaceable == 0
+        elif decodes > 1 and not decode.starting:
+            batch = load.rate * load.decode_seconds / (decodes - 1)
+            seconds = scenario.profile.decode_seconds(batch, scenario.work.context_tokens)
+            fits = batch <= scenario.profile.decode_slots
+            decodes -= fits and seconds < 0.8 * targets.tpot_seconds
+        return max(1, prefills), max(1, decodes)
+
+
+@dataclass(slots=True)
+class _Scaler:
+    """llm-d's law for one deployment: KEDA on a ratio of a latency to its objective, with HPA's behaviour."""
+
+    signals: list[tuple[float, float]] = field(default_factory=list)  # (when, clamped ratio)
+    desired: list[tuple[float, int]] = field(default_factory=list)
+    ups: list[tuple[float, int]] = field(default_factory=list)  # (when, pods added)
+    downs: list[float] = field(default_factory=list)
+
+    def plan(self, ratio: float, counts: RoleCounts, now: float) -> int:
+        """The replicas to ask for."""
+        have = counts.asked
+        self.signals = [one for one in self.signals if one[0] > now - 45] + [(now, min(2.0, ratio))]
+        signal = sum(value for _, value in self.signals) / len(self.signals)
+        desired = have
+        if signal > 0.55:
+            desired = have + max(0, math.ceil(have * (signal * counts.ready / have / 0.55 - 1)))
+        elif signal < 0.40:
+            desired = have - math.floor(have * (1 - signal / 0.40))
+        self.desired = [one for one in self.desired if one[0] > now - 180] + [(now, max(1, desired))]
+        up = min(value for when, value in self.desired if when > now - 30)
+        down = max(value for _, value in self.desired)
+        if up > have:
+            self.ups = [one for one in self.ups if one[0] > now - 60]
+            begun = have - sum(added for _, added in self.ups)
+            most = begun + max(begun, 4)
+            added = max(0, min(up, most) - have)
+            self.ups.append((now, added))
+            return have + added
+        if down < have and not any(when > now - 120 for when in self.downs):
+            self.downs = [now]
+            return have - 1
+        return have
+
+
+@dataclass(slots=True, kw_only=True)
+class Keda:
+    """llm-d's recommended law, for each role by its own signal: P90 TTFT for prefills, P90 TPOT for decodes.
+
+    llm-d knows no roles there; one signal for both, its max, would only ask for more of both.
+    """
+
+    scenarios: Mapping[str, FluidScenario]
+    _scalers: dict[tuple[str, str], _Scaler] = field(default_factory=dict)
+
+    def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:
+        """Prefills and decodes to ask for, by scenario."""
+        return {name: self._one(name, one, now) for name, one in seen.items()}
+
+    def _one(self, name: str, seen: Seen, now: float) -> tuple[int, int]:
+        targets, load = self.scenarios[name].targets, seen.load
+        prefill = self._scalers.setdefault((name, "prefill"), _Scaler())
+        decode = self._scalers.setdefault((name, "decode"), _Scaler())
+        return (
+            prefill.plan(load.ttft_p90_seconds / targets.ttft_seconds, seen.counts.prefill, now),
+            decode.plan(load.tpot_p90_seconds / targets.tpot_seconds, seen.counts.decode, now),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Clairvoyant:
+    """Knows every arrival to come, and has under the same start-up as few instances as keep a share in each window.
+
+    An instance is given back as soon as it is not needed for longer than another takes to start: cheaper is impossible,
+    since keeping it through a longer pause costs more than starting anew, and through a shorter one less.
+    """
+
+    needs: Mapping[str, Sequence[tuple[int, int]]]  # by window
+    settings: FluidSettings
+
+    def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:  # noqa: ARG002
+        """Prefills and decodes to ask for, by scenario."""
+        number = round((now - self.settings.begins) / self.settings.window)
+        ahead = math.ceil(self.settings.startup / self.settings.window)
+        wanted = {}
+        for name, needs in self.needs.items():
+            coming = needs[number : number + ahead + 1] or needs[-1:]
+            wanted[name] = (max(need[0] for need in coming), max(need[1] for need in coming))
+        return wanted
+
+
+def true_needs(scenario: FluidScenario, *, window: float, share: float) -> list[tuple[int, int]]:
+    """The least prefills and decodes with which each window's requests keep their share in time, known afterwards."""
+    prefill, decode, arrivals = scenario.prefill, scenario.decode, scenario.arrivals
+    steps = round(window / arrivals.step)
+    prefills = decodes = 1
+    needs = []
+    for first in range(0, len(arrivals.counts) - steps + 1, steps):
+        counts = arrivals.counts[first : first + steps]
+        offered = [work / arrivals.step for work in arrivals.work[first : first + steps]]
+        least = share * sum(counts)
+        prefills = _least(prefills, lambda n: _started(prefill, n, counts, offered) >= least)  # noqa: B023
+        decodes = _least(decodes, lambda n: _fast(decode, n, counts, arrivals.step) >= least)  # noqa: B023
+        needs.append((prefills, decodes))
+    return needs
+
+
+def _least(near: int, suffices: Callable[[int], bool]) -> int:
+    while not suffices(near):
+        near += 1
+    while near > 1 and suffices(near - 1):
+        near -= 1
+    return near
+
+
+def _started(prefill: PrefillWork, servers: int, counts: Sequence[float], offered: Sequence[float]) -> float:
+    return sum(
+        count * prefill.in_time(blocked_share(servers, load), servers, load)
+        for count, load in zip(counts, offered, strict=True)
+        if count
+    )
+
+
+def _fast(decode: DecodeWork, servers: int, counts: Sequence[float], step: float) -> float:
+    return sum(count * decode.in_time(servers, count / step) for count in counts if count)
