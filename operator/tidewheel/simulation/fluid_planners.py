@@ -63,8 +63,8 @@ class Reactive:
     """One more or one fewer by what the last window showed, as the load loop of NVIDIA Dynamo's planner (1.4.2) decides.
 
     One more of a role when its objective was missed by more than the promise allows, and none is on its way. One fewer
-    only if the others would keep four fifths of the objective: TTFT by the M/D/1 wait that DistServe gives, TPOT by
-    the profile at the batch they would have.
+    only if the others would keep four fifths of the objective: TTFT by the M/D/1 wait that DistServe gives, TPOT by the
+    profile at the batch that would settle (Dynamo takes N/(N-1) of the present one, which is too few, and flaps).
     """
 
     scenarios: Mapping[str, FluidScenario]
@@ -86,10 +86,9 @@ class Reactive:
         if load.tpot_attainment < targets.attainment:
             decodes += decode.starting + decode.unplaceable == 0
         elif decodes > 1 and not decode.starting:
-            batch = load.rate * load.decode_seconds / (decodes - 1)
+            batch, _ = scenario.decode.at(load.rate / (decodes - 1))
             seconds = scenario.profile.decode_seconds(batch, scenario.work.context_tokens)
-            fits = batch <= scenario.profile.decode_slots
-            decodes -= fits and seconds < 0.8 * targets.tpot_seconds
+            decodes -= batch <= scenario.profile.decode_slots and seconds < 0.8 * targets.tpot_seconds
         return max(1, prefills), max(1, decodes)
 
 

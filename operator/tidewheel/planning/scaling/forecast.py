@@ -25,7 +25,7 @@ _KINDS: dict[Candidate, Kind] = {
 #: Memories, in seconds.
 _MEAN, _HOUR, _MINUTES, _SLOPE, _ERRORS = 21_600.0, 2_400.0, 240.0, 1_800.0, 7_200.0
 #: How much better a candidate must be, in standard errors of the difference, and over how many forecasts.
-_BETTER, _LEAST_JUDGED = 2.0, 6
+_BETTER, _LEAST_JUDGED = 3.0, 6
 #: Error before any forecast was judged, and how many forecasts it counts for.
 _PRIOR_VARIANCE, _PRIOR_COUNT = 0.04, 4.0
 #: Windows in a row so far from the forecast that the load has jumped and its past counts no more.
@@ -215,7 +215,7 @@ def _better(series: Series, seconds: float) -> int | None:
     best, found = 0.0, None
     for candidate, (gain, square) in enumerate(zip(series.gains, series.gains_squared, strict=True)):
         error = math.sqrt(max(square - gain * gain, 1e-18) / count)
-        if gain > max(best, _BETTER * error, 0.02 * series.errors[series.used]):
+        if gain > max(best, _BETTER * error, 0.05 * series.errors[series.used]):
             best, found = gain, candidate
     return found
 

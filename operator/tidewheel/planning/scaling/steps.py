@@ -8,9 +8,8 @@ from tidewheel.planning.scaling.observed import RoleCounts
 def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, most: int) -> tuple[int, int]:
     """The counts to ask for next.
 
-    The role with the longer way goes `most` instances, and the other the same part of its way, rounded towards the
-    end: so the two have come equally far but for one instance, and the ratio on the way lies between the old and
-    the new. A role with instances that no node has room for is asked for no more; the other one goes on.
+    The role with the longer way goes `most` instances, and the other the same part of its way: so the two have come
+    equally far but for an instance or two, by rounding, and the ratio on the way lies between the old and the new. A role with instances that no node has room for is asked for no more; the other one goes on.
 
     Args:
         prefill: what there is of prefills.
@@ -31,6 +30,6 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
 
 
 def _part(way: int, most: int, longest: int) -> int:
-    """`way * most / longest`, rounded away from 0."""
-    size = -(-abs(way) * most // longest)
+    """`way * most / longest`, rounded to the nearest."""
+    size = (2 * abs(way) * most + longest) // (2 * longest)
     return size if way > 0 else -size
