@@ -42,6 +42,13 @@ def test_two_halves_of_a_prompt_cost_the_whole_and_one_more_constant(new, cached
     assert parts == pytest.approx(whole + 0.01)
 
 
+def test_prompts_computed_at_once_pay_the_constant_once():
+    parts = [(1000, 0), (500, 2000)]
+    for prefill in (device().prefill, PrefillTable(tokens=(0, 4000), seconds_at=(0.01, 0.09))):
+        apart = sum(prefill.seconds(*part) for part in parts)
+        assert device(prefill=prefill).prefill_batch_seconds(parts) == pytest.approx(apart - 0.01)
+
+
 def test_a_prefill_table_is_exact_at_its_points_and_straight_between_and_beyond_them():
     table = PrefillTable(tokens=(100, 200, 400), seconds_at=(0.02, 0.03, 0.07))
     assert [table.seconds(tokens) for tokens in (100, 150, 400, 500)] == pytest.approx(

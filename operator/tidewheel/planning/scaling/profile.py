@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,11 +30,15 @@ class PrefillLaw:
 
     def seconds(self, new_tokens: float, cached_tokens: float = 0.0) -> float:
         """Of one prompt, never negative."""
-        pairs = new_tokens * (new_tokens + 2 * cached_tokens)
-        return max(
-            0.0,
-            self.base_seconds + self.seconds_per_token * new_tokens + self.seconds_per_token_squared * pairs,
-        )
+        return self.batch_seconds(((new_tokens, cached_tokens),))
+
+    def batch_seconds(self, parts: Iterable[tuple[float, float]]) -> float:
+        """Of several prompts' parts computed at once, each of (new tokens, cached tokens): the constant is paid once."""
+        seconds = self.base_seconds
+        for new, cached in parts:
+            seconds += self.seconds_per_token * new
+            seconds += self.seconds_per_token_squared * new * (new + 2 * cached)
+        return max(0.0, seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +63,16 @@ class PrefillTable:
 
     def seconds(self, new_tokens: float, cached_tokens: float = 0.0) -> float:
         """Of one prompt, never negative."""
-        whole = self._at(cached_tokens + new_tokens)
-        if cached_tokens > 0:
-            whole -= self._at(cached_tokens) - max(0.0, self._at(0))
-        return max(0.0, whole)
+        if not cached_tokens:
+            return max(0.0, self._at(new_tokens))
+        return self.batch_seconds(((new_tokens, cached_tokens),))
+
+    def batch_seconds(self, parts: Iterable[tuple[float, float]]) -> float:
+        """Of several prompts' parts computed at once, each of (new tokens, cached tokens): the constant is paid once."""
+        seconds = max(0.0, self._at(0))
+        for new, cached in parts:
+            seconds += self._at(cached + new) - self._at(cached)
+        return seconds
 
     def _at(self, tokens: float) -> float:
         at, share = _segment(self.tokens, tokens)
@@ -158,6 +168,10 @@ class DeviceProfile:
             cached_tokens: before them, whose KV is there already.
         """
         return self.prefill.seconds(new_tokens, cached_tokens)
+
+    def prefill_batch_seconds(self, parts: Iterable[tuple[float, float]]) -> float:
+        """Of parts of several prompts computed at once, each of (new tokens, tokens cached before them)."""
+        return self.prefill.batch_seconds(parts)
 
     def decode_seconds(self, batch: float, context_tokens: float) -> float:
         """Of one iteration of a whole batch, which gives each sequence a token: TPOT at that batch.
