@@ -6,43 +6,43 @@ its own volume, with lengths of the Azure traces of 2023, arriving as Poisson an
 a coefficient of variation of 2). All planners face the same arrivals and see only the past, except the clairvoyant, which
 knows every arrival, starts instances equally early, and is the leanest of several that keep the promise: the ideal.
 
-    python benchmarks/pd_autoscale_tidal.py [--quick] [--plot FILE.svg] [--json]
+    python benchmarks/pd_autoscale_tidal.py [--quick] [--data DIRECTORY] [--plot FILE.svg] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import gzip
-import json
-import os
-import platform
+import math
 import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.pd.data import INCLUDED, LINKED_H200, trace
+from benchmarks.pd.telling import Check, at_least, at_most, tell
 
 from tidewheel.planning.scaling.scenario import Limits
 from tidewheel.planning.scaling.sizing import Demand, Targets, Workload, decodes_for, prefills_for
 from tidewheel.simulation.fluid import FleetPlanner, FluidRun, FluidScenario, FluidSettings, run
 from tidewheel.simulation.fluid_planners import (
     Clairvoyant,
+    Each,
     Fixed,
-    Keda,
     Operators,
     Reactive,
     true_needs,
 )
 from tidewheel.simulation.fluid_traffic import Surge, Traffic, draw, hourly
-from tidewheel.simulation.profiles import H200
+from tidewheel.simulation.planners import KedaLaw
 
-DATA = Path(__file__).parent / "data"
 STEP, WINDOW = 5.0, 30.0
 TARGETS = Targets(ttft_seconds=0.5, tpot_seconds=0.02, attainment=0.99)
 #: Of the static peaks together: the two tides are out of phase, so less than their sum is enough.
@@ -80,42 +80,33 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="two days and two loads; under a minute")
     options.add_argument("--plot", type=Path, help="load, capacity, ratio and attainment, as SVG or PNG")
+    options.add_argument("--data", type=Path, help="the directory of the published traces; default: data/")
     options.add_argument(
         "--json", action="store_true", help="the figures as one JSON object on the last line"
     )
     asked = options.parse_args()
     console = Console(stderr=asked.json, width=110)
     figures: dict[str, float] = {}
-    checks = tidal(figures, console, quick=asked.quick, plot=asked.plot)
-    for check in checks:
-        mark = "[green]holds[/]" if check["holds"] else "[red]does not hold[/]"
-        console.print(f"{check['name']}: {check['value']} (bound {check['bound']}) {mark}")
-    if asked.json:
-        environment = {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "service": "simulated, fluid, H200 profile",
-            "quick": asked.quick,
-        }
-        report = {
-            "benchmark": "pd_autoscale_tidal",
-            "environment": environment,
-            "figures": figures,
-            "checks": checks,
-        }
-        print(json.dumps(report))
-    return 0 if all(check["holds"] for check in checks) else 1
+    checks = tidal(figures, console, quick=asked.quick, plot=asked.plot, traces=asked.data)
+    return tell(
+        "pd_autoscale_tidal",
+        figures,
+        checks,
+        console=console,
+        as_json=asked.json,
+        service="simulated, fluid, H200 profile",
+        quick=asked.quick,
+    )
 
 
 def tidal(
-    figures: dict[str, float], console: Console, *, quick: bool, plot: Path | None
-) -> list[dict[str, Any]]:
+    figures: dict[str, float], console: Console, *, quick: bool, plot: Path | None, traces: Path | None = None
+) -> list[Check]:
     """All cases; adds to the figures and gives the checks."""
     days = 2.0 if quick else 7.0
-    checks: list[dict[str, Any]] = []
+    checks: list[Check] = []
     for case in CASES[:2] if quick else CASES:
-        runs = _case(case, days, plot if case is CASES[0] else None)
+        runs = _case(case, days, plot if case is CASES[0] else None, traces)
         rows = {name: _row(of_each) for name, of_each in runs.items()}
         console.print(_table(case, days, rows))
         for name, row in rows.items():
@@ -126,21 +117,27 @@ def tidal(
     return checks
 
 
-def _case(case: Case, days: float, plot: Path | None) -> dict[str, dict[str, FluidRun]]:
-    scenarios = _scenarios(case, days)
+def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> dict[str, dict[str, FluidRun]]:
+    scenarios = _scenarios(case, days, traces)
     peaks = {scenario.name: _peak(case, scenario) for scenario in scenarios}
-    budget = int(BUDGET * sum(map(sum, peaks.values())))
+    budget = math.ceil(BUDGET * sum(map(sum, peaks.values())))
     settings = FluidSettings(window=WINDOW, startup=case.startup, accelerators=budget)
     named = {scenario.name: scenario for scenario in scenarios}
     limits = {name: Limits(startup_seconds=case.startup, prefill=(1, 64), decode=(1, 64)) for name in named}
     ours = Operators(scenarios=named, limits=limits, budget=budget)
     at_peak = [replace(scenario, start=peaks[scenario.name]) for scenario in scenarios]
     unbounded = replace(settings, accelerators=None)
+    laws = {
+        name: KedaLaw(ttft_seconds=TARGETS.ttft_seconds, tpot_seconds=TARGETS.tpot_seconds, most=budget)
+        for name in named
+    }
     runs = {
         "clairvoyant (ideal)": _clairvoyant(scenarios, unbounded),
         "static peak": run(at_peak, Fixed(counts=peaks), unbounded),
         "reactive ±1, 10 s": run(scenarios, Reactive(scenarios=named), replace(settings, window=10.0)),
-        "KEDA law of llm-d, 15 s": run(scenarios, Keda(scenarios=named), replace(settings, window=15.0)),
+        "KEDA law of llm-d, 15 s": run(
+            scenarios, Each(scenarios=named, planners=laws), replace(settings, window=15.0)
+        ),
         "ours, 30 s": run(scenarios, ours, settings),
     }
     if plot is not None:
@@ -148,10 +145,10 @@ def _case(case: Case, days: float, plot: Path | None) -> dict[str, dict[str, Flu
     return runs
 
 
-def _scenarios(case: Case, days: float) -> list[FluidScenario]:
+def _scenarios(case: Case, days: float, traces: Path | None) -> list[FluidScenario]:
     scenarios = []
     for name, rates in _week().items():
-        work = replace(_lengths(name), arrival_dispersion=case.dispersion)
+        work = replace(_lengths(name, traces), arrival_dispersion=case.dispersion)
         bare = FluidScenario(
             name=name,
             arrivals=draw(
@@ -163,7 +160,7 @@ def _scenarios(case: Case, days: float) -> list[FluidScenario]:
                 generator=random.Random(0),
             ),
             work=work,
-            profile=H200,
+            profile=LINKED_H200,
             targets=TARGETS,
             start=(2, 1),
         )
@@ -225,44 +222,44 @@ def _row(runs: Mapping[str, FluidRun]) -> dict[str, float]:
     return row
 
 
-def _checks(case: Case, rows: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def _checks(case: Case, rows: Mapping[str, Mapping[str, float]]) -> list[Check]:
     ours, ideal, static = rows["ours, 30 s"], rows["clairvoyant (ideal)"], rows["static peak"]
     checks = [
-        _at_least(f"{case.name}: worst of TTFT and TPOT attainment", ours["worst attainment"], 0.99),
-        _at_most(f"{case.name}: GPU-hours over clairvoyant", ours["gpu hours"] / ideal["gpu hours"], 1.15),
-        _at_most(f"{case.name}: GPU-hours over static peak", ours["gpu hours"] / static["gpu hours"], 0.7),
+        at_least(f"{case.name}: worst of TTFT and TPOT attainment", ours["worst attainment"], 0.99),
+        at_most(f"{case.name}: GPU-hours over clairvoyant", ours["gpu hours"] / ideal["gpu hours"], 1.15),
+        at_most(f"{case.name}: GPU-hours over static peak", ours["gpu hours"] / static["gpu hours"], 0.7),
     ]
     for name in ("reactive ±1, 10 s", "KEDA law of llm-d, 15 s"):
         peer = rows[name]
         checks += [
-            _at_least(
+            at_least(
                 f"{case.name}: worst attainment above {name}",
                 ours["worst attainment"] - peer["worst attainment"],
                 0.0,
             ),
-            _at_most(f"{case.name}: GPU-hours over {name}", ours["gpu hours"] / peer["gpu hours"], 1.0),
+            at_most(f"{case.name}: GPU-hours over {name}", ours["gpu hours"] / peer["gpu hours"], 1.0),
         ]
     return checks
 
 
 def _week() -> dict[str, list[float]]:
     """Requests per second by hour."""
-    with (DATA / "azure2024_hourly_rpm.csv").open() as lines:
+    with (INCLUDED / "azure2024_hourly_rpm.csv").open() as lines:
         rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
     return {name: [float(row[f"{name}_rpm"]) / 60 for row in rows] for name in ("code", "conv")}
 
 
-def _lengths(name: str) -> Workload:
+def _lengths(name: str, traces: Path | None) -> Workload:
     """Of the requests of 2023."""
-    with gzip.open(DATA / f"azure2023_{name}.csv.gz", "rt") as lines:
-        rows = list(csv.DictReader(lines))
-    prompts = [float(row["ContextTokens"]) for row in rows]
-    answers = [float(row["GeneratedTokens"]) for row in rows]
+    requests = trace(f"azure {name}", traces)
+    prompts = [float(request.prompt_tokens) for request in requests]
+    answers = [float(request.answer_tokens) for request in requests]
     return Workload(
         prompt_tokens=fmean(prompts),
         prompt_tokens_squared=fmean(tokens * tokens for tokens in prompts),
         answer_tokens=fmean(answers),
         answer_tokens_squared=fmean(tokens * tokens for tokens in answers),
+        transfer_seconds=LINKED_H200.transfer_seconds(fmean(prompts)),
     )
 
 
@@ -335,14 +332,6 @@ def _hourly_attainment(one: FluidRun) -> tuple[list[float], list[float]]:
         counted[0] += window.in_time
         counted[1] += window.arrivals
     return [hour + 0.5 for hour in per_hour], [got / max(all_, 1.0) for got, all_ in per_hour.values()]
-
-
-def _at_least(name: str, value: float, bound: float) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 4), "bound": bound, "holds": value >= bound}
-
-
-def _at_most(name: str, value: float, bound: float) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 4), "bound": bound, "holds": value <= bound}
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidewheel.planning.scaling.decide import Decision, decide_all
-from tidewheel.planning.scaling.observed import RoleCounts
 from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, blocked_share
 from tidewheel.planning.scaling.scenario import Limits, Scenario
 from tidewheel.planning.scaling.state import ScalingState
 from tidewheel.simulation.fluid import FluidScenario, FluidSettings, Seen
+from tidewheel.simulation.outcomes import Window
+from tidewheel.simulation.service import Planner
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,63 +93,37 @@ class Reactive:
         return max(1, prefills), max(1, decodes)
 
 
-@dataclass(slots=True)
-class _Scaler:
-    """llm-d's law for one deployment: KEDA on a ratio of a latency to its objective, with HPA's behaviour."""
-
-    signals: list[tuple[float, float]] = field(default_factory=list)  # (when, clamped ratio)
-    desired: list[tuple[float, int]] = field(default_factory=list)
-    ups: list[tuple[float, int]] = field(default_factory=list)  # (when, pods added)
-    downs: list[float] = field(default_factory=list)
-
-    def plan(self, ratio: float, counts: RoleCounts, now: float) -> int:
-        """The replicas to ask for."""
-        have = counts.asked
-        self.signals = [one for one in self.signals if one[0] > now - 45] + [(now, min(2.0, ratio))]
-        signal = sum(value for _, value in self.signals) / len(self.signals)
-        desired = have
-        if signal > 0.55:
-            desired = have + max(0, math.ceil(have * (signal * counts.ready / have / 0.55 - 1)))
-        elif signal < 0.40:
-            desired = have - math.floor(have * (1 - signal / 0.40))
-        self.desired = [one for one in self.desired if one[0] > now - 180] + [(now, max(1, desired))]
-        up = min(value for when, value in self.desired if when > now - 30)
-        down = max(value for _, value in self.desired)
-        if up > have:
-            self.ups = [one for one in self.ups if one[0] > now - 60]
-            begun = have - sum(added for _, added in self.ups)
-            most = begun + max(begun, 4)
-            added = max(0, min(up, most) - have)
-            self.ups.append((now, added))
-            return have + added
-        if down < have and not any(when > now - 120 for when in self.downs):
-            self.downs = [now]
-            return have - 1
-        return have
-
-
 @dataclass(slots=True, kw_only=True)
-class Keda:
-    """llm-d's recommended law, for each role by its own signal: P90 TTFT for prefills, P90 TPOT for decodes.
-
-    llm-d knows no roles there; one signal for both, its max, would only ask for more of both.
-    """
+class Each:
+    """For every scenario a planner of its own, made for the simulation by request; it sees means and P90s of the window."""
 
     scenarios: Mapping[str, FluidScenario]
-    _scalers: dict[tuple[str, str], _Scaler] = field(default_factory=dict)
+    planners: Mapping[str, Planner]
 
     def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:
         """Prefills and decodes to ask for, by scenario."""
-        return {name: self._one(name, one, now) for name, one in seen.items()}
+        return {
+            name: self.planners[name].plan(_window(self.scenarios[name], one, now))[:2]
+            for name, one in seen.items()
+        }
 
-    def _one(self, name: str, seen: Seen, now: float) -> tuple[int, int]:
-        targets, load = self.scenarios[name].targets, seen.load
-        prefill = self._scalers.setdefault((name, "prefill"), _Scaler())
-        decode = self._scalers.setdefault((name, "decode"), _Scaler())
-        return (
-            prefill.plan(load.ttft_p90_seconds / targets.ttft_seconds, seen.counts.prefill, now),
-            decode.plan(load.tpot_p90_seconds / targets.tpot_seconds, seen.counts.decode, now),
-        )
+
+def _window(scenario: FluidScenario, seen: Seen, now: float) -> Window:
+    load, prefill, decode = seen.load, seen.counts.prefill, seen.counts.decode
+    batch = load.rate * load.decode_seconds / max(1, decode.ready)
+    kv_use = batch * scenario.work.context_tokens / scenario.profile.kv_tokens
+    return Window(
+        ends=now,
+        load=load,
+        prefill=prefill,
+        decode=decode,
+        prefill_use=min(1.0, load.rate * load.prefill_seconds / max(1, prefill.ready)),
+        decode_use=min(1.0, batch),
+        queued_tokens=(0,) * prefill.ready,
+        kv_uses=(kv_use,) * decode.ready,
+        ttfts=(load.ttft_p90_seconds,),
+        tpots=(load.tpot_p90_seconds,),
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -45,5 +45,5 @@ def test_of_two_floors_the_higher_holds():
     ids=["no such day", "no such start", "no such end"],
 )
 def test_a_floor_outside_the_week_is_refused(wrong):
-    with pytest.raises(ValueError, match="days|minutes"):
+    with pytest.raises(ValueError, match=r"days|minutes"):
         Floor(**{"days": (0,), "from_minute": 0, "to_minute": 60, **wrong})
