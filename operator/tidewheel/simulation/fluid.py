@@ -1,12 +1,12 @@
 """A PDService as a fluid: weeks and thousands of instances in seconds, in the hands of the planner that the operator runs.
 
-Time goes in steps of some seconds. In each step every scenario's queues are taken as stationary at that step's own load
+Time goes in steps of some seconds. In each step every scenario's queues are taken as stationary at the rate of that step
 (Green and Kolesar's pointwise stationary approximation, Management Science 37, 1991), which holds where requests last
 shorter than a step and TTFT objectives are no longer than one: `planning.scaling.queueing` gives the share of prompts that
-start in time, the others being ended at once as a gateway with deadlines does, and the share of answers fast enough. What
-decodes cannot take waits for the next step. Start-up, draining and a bound on accelerators are counted instance by
-instance. Randomness longer than a step is drawn and shorter is in the formulas, which near full load counts some of it
-twice: the model errs on the late side, by up to three points at one instance. Requests are not followed one by one:
+start in time, the others being ended at once as a gateway with deadlines does, and the share of answers fast enough.
+What decodes cannot take waits for the next step. Start-up, draining and a bound on accelerators are counted instance by
+instance. A planner sees the requests that came, which chance makes more or fewer than were to be expected.
+Requests are not followed one by one:
 `simulation.service` does that, and the two are compared in tests.
 """
 
@@ -258,15 +258,16 @@ class _Line:
             self._decodes.pass_time(at)
             self.instance_seconds += step * self.holding
             came, brought = arrivals.counts[first + number], arrivals.work[first + number]
-            share = self._started(brought / step) if came else 1.0
+            rate = arrivals.rates[first + number]
+            share = self._started(rate * self._prefill.mean)
             started = came * share
-            inflow = started + self._queued
+            inflow = rate * step * share + self._queued
             tokens_in_time, batch, self._queued = self._answered(inflow, step)
             count += came
             work += brought
             in_time += started * (1 - hopeless)
-            answered += inflow - self._queued
-            fast += (inflow - self._queued) * tokens_in_time
+            answered += started
+            fast += started * tokens_in_time
             batches += batch
         self._prefills.pass_time(now)
         self._decodes.pass_time(now)

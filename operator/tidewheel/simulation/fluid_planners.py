@@ -128,7 +128,7 @@ def _window(scenario: FluidScenario, seen: Seen, now: float) -> Window:
 
 @dataclass(slots=True, kw_only=True)
 class Clairvoyant:
-    """Knows every arrival to come, and has under the same start-up as few instances as keep a share in each window.
+    """Knows the rate at every moment to come, and has under the same start-up as few instances as keep a share in each window.
 
     An instance is given back as soon as it is not needed for longer than another takes to start: cheaper is impossible,
     since keeping it through a longer pause costs more than starting anew, and through a shorter one less.
@@ -154,12 +154,11 @@ def true_needs(scenario: FluidScenario, *, window: float, share: float) -> list[
     steps = round(window / arrivals.step)
     prefills = decodes = 1
     needs = []
-    for first in range(0, len(arrivals.counts) - steps + 1, steps):
-        counts = arrivals.counts[first : first + steps]
-        offered = [work / arrivals.step for work in arrivals.work[first : first + steps]]
-        least = share * sum(counts)
-        prefills = _least(prefills, lambda n: _started(prefill, n, counts, offered) >= least)  # noqa: B023
-        decodes = _least(decodes, lambda n: _fast(decode, n, counts, arrivals.step) >= least)  # noqa: B023
+    for first in range(0, len(arrivals.rates) - steps + 1, steps):
+        rates = arrivals.rates[first : first + steps]
+        least = share * sum(rates)
+        prefills = _least(prefills, lambda n: _started(prefill, n, rates) >= least)  # noqa: B023
+        decodes = _least(decodes, lambda n: _fast(decode, n, rates) >= least)  # noqa: B023
         needs.append((prefills, decodes))
     return needs
 
@@ -172,13 +171,12 @@ def _least(near: int, suffices: Callable[[int], bool]) -> int:
     return near
 
 
-def _started(prefill: PrefillWork, servers: int, counts: Sequence[float], offered: Sequence[float]) -> float:
+def _started(prefill: PrefillWork, servers: int, rates: Sequence[float]) -> float:
     return sum(
-        count * prefill.in_time(blocked_share(servers, load), servers, load)
-        for count, load in zip(counts, offered, strict=True)
-        if count
+        rate * prefill.in_time(blocked_share(servers, rate * prefill.mean), servers, rate * prefill.mean)
+        for rate in rates
     )
 
 
-def _fast(decode: DecodeWork, servers: int, counts: Sequence[float], step: float) -> float:
-    return sum(count * decode.in_time(servers, count / step) for count in counts if count)
+def _fast(decode: DecodeWork, servers: int, rates: Sequence[float]) -> float:
+    return sum(rate * decode.in_time(servers, rate) for rate in rates)

@@ -34,7 +34,8 @@ class Arrivals:
     """What arrived, step by step."""
 
     step: float  # seconds
-    counts: array[float]
+    rates: array[float]  # requests per second that were to be expected
+    counts: array[float]  # requests that came
     work: array[float]  # prefill seconds that those requests bring, alone on an instance
 
     @property
@@ -62,7 +63,7 @@ def draw(
         service_variance: their squared coefficient of variation.
         generator: of the randomness.
     """
-    counts, work = array("d"), array("d")
+    rates, counts, work = array("d"), array("d"), array("d")
     surge = traffic.surge
     log_variance = math.log1p(surge.deviation**2) if surge else 0.0
     keep = math.exp(-step / surge.seconds) if surge else 0.0
@@ -74,11 +75,12 @@ def draw(
         if surge:
             mean *= math.exp(wander - log_variance / 2)
             wander = keep * wander + fresh * generator.gauss(0.0, 1.0)
+        rates.append(mean / step)
         count = _count(mean, traffic.dispersion, generator)
         counts.append(count)
         noise = deviation * math.sqrt(count) * generator.gauss(0.0, 1.0) if count else 0.0
         work.append(max(0.2 * service_mean * count, service_mean * count + noise))
-    return Arrivals(step=step, counts=counts, work=work)
+    return Arrivals(step=step, rates=rates, counts=counts, work=work)
 
 
 def hourly(rates: Sequence[float]) -> Callable[[float], float]:

@@ -140,13 +140,15 @@ class DecodeWork:
     Each of k sequences in a batch gains a token per iteration of τ(k) seconds: a processor-sharing queue whose rate
     depends on its state. Such a queue is insensitive to the distribution of answer lengths (Baskett, Chandy, Muntz and
     Palacios 1975; Kelly 1979): P(k) ∝ Π_{j≤k} λ G τ(j) / j. Around its mean it is nearly normal, with variance
-    N / (1 - e), e the elasticity of τ: more than Poisson's, since a large batch is slow to become small.
+    N / (1 - e), e the elasticity of τ: more than Poisson's, since a large batch is slow to become small. Clumped arrivals
+    make it (1 + c_a²)/2 times as large: the peakedness of a renewal stream (Eckberg 1983; Whitt 1984).
     """
 
     batches: tuple[float, ...]  # rising
     rates: tuple[float, ...]  # requests per second at which they are the mean, rising
     elasticities: tuple[float, ...]
     most: int  # the largest batch within the objective, slots and room for KV
+    peakedness: float = 1.0  # (1 + c_a²)/2
     objective: bool = True  # whether `most` keeps the objective; else none does, and it is what fits
 
     @classmethod
@@ -157,6 +159,7 @@ class DecodeWork:
         answer_tokens: float,
         most: int,
         objective: bool,
+        arrival_variability: float = 1.0,
     ) -> DecodeWork:
         """From (batch, seconds of an iteration) at rising batches."""
         batches, rates, elasticities = [], [], []
@@ -175,6 +178,7 @@ class DecodeWork:
             rates=tuple(rates),
             elasticities=tuple(elasticities),
             most=most,
+            peakedness=(1 + arrival_variability) / 2,
             objective=objective,
         )
 
@@ -206,7 +210,7 @@ class DecodeWork:
         batch, elasticity = self.at(rate / servers)
         if math.isinf(batch):
             return 0.0
-        deviation = math.sqrt(max(servers * batch, 1e-9) / (1 - elasticity))
+        deviation = math.sqrt(self.peakedness * max(servers * batch, 1e-9) / (1 - elasticity))
         # an arrival counts itself, and even spreading leaves instances one apart
         return _normal((servers * (self.most - batch) - 0.5) / deviation)
 

@@ -116,6 +116,7 @@ def decode_work(work: Workload, profile: DeviceProfile, targets: Targets) -> Dec
         answer_tokens=work.answer_tokens,
         most=most or room,
         objective=most > 0,
+        arrival_variability=work.arrival_dispersion,
     )
 
 
