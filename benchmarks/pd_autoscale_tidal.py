@@ -16,8 +16,9 @@ import csv
 import math
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -41,7 +42,12 @@ from tidewheel.simulation.fluid_planners import (
     true_needs,
 )
 from tidewheel.simulation.fluid_traffic import Surge, Traffic, draw, hourly
+from tidewheel.simulation.forwarding import OnDemand
+from tidewheel.simulation.outcomes import Window
 from tidewheel.simulation.planners import KedaLaw
+from tidewheel.simulation.service import ServiceSettings, simulate
+from tidewheel.simulation.sources import OpenLoop
+from tidewheel.simulation.traces import Request
 
 STEP, WINDOW = 5.0, 30.0
 TARGETS = Targets(ttft_seconds=0.5, tpot_seconds=0.02, attainment=0.99)
@@ -52,6 +58,10 @@ LEAN = (0.93, 0.945, 0.96, 0.975, 0.99)
 #: A wandering rate as measured in the hour of 2023, for the volume of 2024: as many independent sources more as there are
 #: more requests, so the deviation of 30-second means (1.27 and 0.22) falls by the root of that (10.8 and 8.2).
 SURGES = {"code": Surge(deviation=0.39, seconds=25.0), "conv": Surge(deviation=0.08, seconds=240.0)}
+
+
+#: Parts of the week that are simulated request by request as well: so many, each so long.
+PARTS, PART_SECONDS = 12, 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,11 @@ def tidal(
                 figures[f"{case.name}: {name}: {key}"] = round(value, 4)
         if case.checked:
             checks += _checks(case, rows)
+            fluid, single = _by_request(case, runs["ours, 30 s"], days, traces)
+            for metric, of_fluid, of_single in zip(("TTFT", "TPOT"), fluid, single, strict=True):
+                figures[f"{case.name}: ours by request: {metric}"] = round(of_single, 4)
+                figures[f"{case.name}: ours in the same windows of the fluid: {metric}"] = round(of_fluid, 4)
+            checks.append(at_least(f"{case.name}: worst attainment by request", min(single), 0.99))
     return checks
 
 
@@ -180,6 +195,70 @@ def _scenarios(case: Case, days: float, traces: Path | None) -> list[FluidScenar
         )
         scenarios.append(replace(bare, arrivals=arrivals))
     return scenarios
+
+
+class _Replay:
+    """The counts that were ready at each time of the week."""
+
+    def __init__(self, one: FluidRun, begins: float) -> None:
+        self._counts = {window.ends - begins: (window.prefills, window.decodes) for window in one.windows}
+
+    def plan(self, window: Window) -> tuple[int, int, str]:
+        return *self._counts[round(window.ends / WINDOW) * WINDOW], "as in the fluid"
+
+
+def _by_request(
+    case: Case, runs: Mapping[str, FluidRun], days: float, traces: Path | None
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """TTFT and TPOT attainment in parts spread over the week: of the fluid, and with every request followed."""
+    fluid, single = [0.0] * 4, [0.0] * 4
+    apart = days * 86_400 / PARTS
+    for name, rates in _week().items():
+        rate, requests = (
+            hourly([per_second * case.volume for per_second in rates]),
+            trace(f"azure {name}", traces),
+        )
+        for number in range(PARTS):
+            begins = round((number + 0.5) * apart / WINDOW) * WINDOW
+            windows = [w for w in runs[name].windows if begins < w.ends <= begins + PART_SECONDS]
+            for at, value in enumerate((windows, windows)):
+                fluid[2 * at] += sum((w.in_time, w.fast)[at] for w in value)
+                fluid[2 * at + 1] += sum((w.arrivals, w.answered)[at] for w in value)
+            generator = random.Random(f"{name} {number}")
+            drawn = _arriving(requests, rate, begins, case.dispersion, generator)
+            settings = ServiceSettings(
+                profile=LINKED_H200,
+                prefills=windows[0].prefills,
+                decodes=windows[0].decodes,
+                make_gateway=partial(OnDemand, slots=LINKED_H200.prefill_slots),
+                ttft_seconds=TARGETS.ttft_seconds,
+                tpot_seconds=TARGETS.tpot_seconds,
+                start_seconds=0.0,
+                window_seconds=WINDOW,
+            )
+            outcomes = simulate(settings, OpenLoop(drawn), _Replay(runs[name], begins)).outcomes
+            answered = [one for one in outcomes if one.ending == "answered"]
+            single[0] += sum(one.ttft <= TARGETS.ttft_seconds for one in answered)
+            single[1] += len(outcomes)
+            single[2] += sum(one.answer_tokens < 2 or one.tpot <= TARGETS.tpot_seconds for one in answered)
+            single[3] += len(answered)
+    return (fluid[0] / fluid[1], fluid[2] / fluid[3]), (single[0] / single[1], single[2] / single[3])
+
+
+def _arriving(
+    like: Sequence[Request],
+    rate: Callable[[float], float],
+    begins: float,
+    dispersion: float,
+    generator: random.Random,
+) -> list[Request]:
+    """A part's requests: gamma intervals with a squared coefficient of variation of `dispersion`, lengths of the trace."""
+    at, drawn = 0.0, []
+    while True:
+        at += generator.gammavariate(1 / dispersion, dispersion / rate(begins + at))
+        if at >= PART_SECONDS - 2 * WINDOW:  # the last ones end before the part does
+            return drawn
+        drawn.append(replace(generator.choice(like), at=at, blocks=()))
 
 
 def _peak(case: Case, scenario: FluidScenario) -> tuple[int, int]:
