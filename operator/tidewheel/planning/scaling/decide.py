@@ -153,7 +153,7 @@ def _decision(wish: Wish, granted: tuple[int, int], taken: tuple[int, int], shar
     ):
         reason = "NoRoom"
         message = f"{message}; no node has room for all of them, so no more are asked for"
-        attainment = None
+    attainment = None
     if wish.works is not None and wish.demands is not None:
         attainment = (
             prefill_attainment(max(1, taken[0]), wish.demands[0], wish.works[0]),

@@ -25,7 +25,7 @@ _KINDS: dict[Candidate, Kind] = {
 #: Memories, in seconds.
 _MEAN, _HOUR, _MINUTES, _SLOPE, _ERRORS = 21_600.0, 2_400.0, 240.0, 1_800.0, 7_200.0
 #: How much better a candidate must be, in standard errors of the difference, and over how many forecasts.
-_BETTER, _LEAST_JUDGED = 2.0, 6
+_BETTER, _LEAST_JUDGED = 3.0, 6
 #: Error before any forecast was judged, and how many forecasts it counts for.
 _PRIOR_VARIANCE, _PRIOR_COUNT = 0.04, 4.0
 #: Windows in a row so far from the forecast that the load has jumped and its past counts no more.
@@ -129,18 +129,18 @@ def see(
     series = _judge(series, value, at=at, seconds=seconds, noise=noise)
     count = series.windows + 1
     levels = tuple(
-        _short(old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old))
+        old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old)
         for old, memory in zip(series.levels[:3], (_MEAN, _HOUR, _MINUTES), strict=True)
     )
     slope = 0.0
     if count > 1:
         step = (levels[2] - series.levels[2]) / seconds
         slope = series.slope + max(1 - math.exp(-seconds / _SLOPE), 1 / count) * (step - series.slope)
-    series = replace(series, windows=count, levels=(*levels, _short(value)), slope=_short(slope))
+    series = replace(series, windows=count, levels=(*levels, value), slope=slope)
     series = _jumped(series, value, season, at=at, noise=noise)
     apart = max(0.75 * seconds, horizon / 12)
     if not series.pending or at + horizon - series.pending[-1][0] >= apart:
-        said = tuple(_short(one) for one in _candidates(series, season, at=at, ahead=horizon))
+        said = _candidates(series, season, at=at, ahead=horizon)
         series = replace(series, pending=(*series.pending, (at + horizon, said)))
     return series
 
@@ -196,7 +196,7 @@ def _judge(series: Series, value: float, *, at: float, seconds: float, noise: fl
         judged=judged,
         compared=compared,
         errors=_moved(series.errors, errors, share),
-        noise=_short(series.noise + share * (noise - series.noise)),
+        noise=(series.noise + share * (noise - series.noise)),
         gains=_moved(series.gains, gains, fresh),
         gains_squared=_moved(series.gains_squared, [gain * gain for gain in gains], fresh),
     )
@@ -215,7 +215,7 @@ def _better(series: Series, seconds: float) -> int | None:
     best, found = 0.0, None
     for candidate, (gain, square) in enumerate(zip(series.gains, series.gains_squared, strict=True)):
         error = math.sqrt(max(square - gain * gain, 1e-18) / count)
-        if gain > max(best, _BETTER * error, 0.02 * series.errors[series.used]):
+        if gain > max(best, _BETTER * error, 0.05 * series.errors[series.used]):
             best, found = gain, candidate
     return found
 
@@ -234,7 +234,7 @@ def _jumped(series: Series, value: float, season: Season, *, at: float, noise: f
 
 
 def _moved(old: Sequence[float], new: Sequence[float], share: float) -> tuple[float, ...]:
-    return tuple(_short(a + share * (b - a)) for a, b in zip(old, new, strict=True))
+    return tuple(a + share * (b - a) for a, b in zip(old, new, strict=True))
 
 
 def _between(low: float | None, high: float | None, part: float) -> float | None:

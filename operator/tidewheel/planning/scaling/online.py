@@ -2,7 +2,7 @@
 
 P/D-Serve (arXiv 2408.08147), §3.3: when E2E rises and T_p's share of it rises, prefill is the bottleneck; when E2E rises
 and the share falls, decode is. The paper gives no thresholds, step or cool-down; those here are ours: E2E must lie a tenth
-above its base line and beyond chance (two standard errors), one instance is added, and then nothing until it has
+above its base line and beyond chance (three standard errors), one instance is added, and then nothing until it has
 been ready for two windows. The paper's rule never shrinks: an instance is given back only if what the rest would then carry
 has been carried before with the objective kept.
 """
@@ -17,11 +17,11 @@ from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
 from tidewheel.planning.scaling.sizing import Targets
 
 #: E2E counts as risen from this much above the base line, and this many standard errors.
-RISE, DEVIATIONS = 0.10, 2.0
+RISE, DEVIATIONS = 0.10, 3.0
 #: A change of T_p's share that says something.
 SHARE_CHANGE = 0.02
 #: Windows in the base line before the rule speaks, and how many it remembers.
-_LEAST, _MOST = 5, 40
+_LEAST, _MOST = 8, 40
 #: How much of what was carried before the rest may be asked to carry.
 _ROOM = 0.9
 
@@ -61,7 +61,7 @@ def follow(
     has_risen = state.windows >= _LEAST and above > RISE * state.e2e and above > DEVIATIONS * error
     if has_risen and now >= state.quiet_until:
         change = load.ttft_share - state.share
-        # two in a row, since one window in forty lies so high by chance
+        # two in a row, since windows are many and one of them lies high by chance
         if state.risen >= 1 and abs(change) >= SHARE_CHANGE:
             quiet = now + startup_seconds + 2 * load.seconds
             fresh = replace(
@@ -92,7 +92,7 @@ def _evidence(
         carried_prefill = max(carried_prefill, load.rate * load.prefill_seconds / prefill.ready)
     if load.tpot_attainment >= targets.attainment and decode.ready:
         carried_decode = max(carried_decode, load.rate * load.decode_seconds / decode.ready)
-    return replace(state, carried_prefill=_short(carried_prefill), carried_decode=_short(carried_decode))
+    return replace(state, carried_prefill=carried_prefill, carried_decode=carried_decode)
 
 
 def _base_line(state: SignState, load: ScenarioLoad) -> SignState:
@@ -103,9 +103,9 @@ def _base_line(state: SignState, load: ScenarioLoad) -> SignState:
     return replace(
         state,
         windows=windows,
-        e2e=_short(state.e2e + share * above),
-        e2e_variance=_short(variance),
-        share=_short(state.share + share * (load.ttft_share - state.share)),
+        e2e=state.e2e + share * above,
+        e2e_variance=variance,
+        share=state.share + share * (load.ttft_share - state.share),
         risen=0,
     )
 
@@ -126,7 +126,3 @@ def _fewer(state: SignState, load: ScenarioLoad, prefill: RoleCounts, decode: Ro
     ):
         return "fewer prefill"
     return "stay"
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")

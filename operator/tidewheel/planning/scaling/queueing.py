@@ -22,6 +22,10 @@ NORMAL_POINTS: tuple[tuple[float, float], ...] = (
 )
 
 
+#: e to the minus this is no share worth counting.
+_NEVER = 20.0
+
+
 def spread(mean: float, relative_variance: float) -> tuple[tuple[float, float], ...]:
     """A lognormal variable with this mean and squared coefficient of variation, as (value, probability)."""
     if relative_variance <= 0:
@@ -39,6 +43,14 @@ def erlang_b(offered: float) -> Iterator[float]:
         servers += 1
         loss = offered * loss / (servers + offered * loss)
         yield loss
+
+
+def blocked_share(servers: int, offered: float) -> float:
+    """Erlang's B with so many servers; 1 with none."""
+    loss = 1.0
+    for server in range(1, servers + 1):
+        loss = offered * loss / (server + offered * loss)
+    return loss
 
 
 def late_share(blocked: float, servers: int, offered: float, patience: float, variability: float) -> float:
@@ -77,9 +89,14 @@ class PrefillWork:
     """One prompt on one prefill."""
 
     points: tuple[tuple[float, float], ...]  # (seconds, probability)
+    patience: tuple[
+        tuple[float, float], ...
+    ]  # (what the objective leaves, in mean service times, probability)
+    hopeless_share: (
+        float  # prompts whose computing alone takes longer than the objective: no prefill helps them
+    )
     variability: float  # (c_a² + c_s²)/2
-    ttft_seconds: float  # the objective
-    mean: float
+    mean: float  # seconds
 
     @classmethod
     def of(
@@ -88,29 +105,32 @@ class PrefillWork:
         """From service times with their probabilities and the arrivals' squared coefficient of variation."""
         mean = sum(weight * value for value, weight in points)
         second = sum(weight * value * value for value, weight in points)
-        service = max(0.0, second / mean**2 - 1) if mean > 0 else 0.0
+        service = max(0.0, second / mean**2 - 1)
+        hopeful = [(value, weight) for value, weight in points if value < ttft_seconds]
+        kept = sum(weight for _, weight in hopeful)
         return cls(
             points=tuple(points),
+            patience=tuple(((ttft_seconds - value) / mean, weight / kept) for value, weight in hopeful),
+            hopeless_share=max(0.0, 1 - kept),
             variability=max(0.05, (arrival_variability + service) / 2),
-            ttft_seconds=ttft_seconds,
             mean=mean,
         )
 
-    @property
-    def hopeless_share(self) -> float:
-        """Prompts whose computing alone takes longer than the objective: no number of prefills helps them."""
-        return sum(weight for value, weight in self.points if value >= self.ttft_seconds)
-
     def in_time(self, blocked: float, servers: int, offered: float) -> float:
-        """The share of those that are not hopeless that gets its first token in time."""
-        kept = got = 0.0
-        for seconds, weight in self.points:
-            if seconds >= self.ttft_seconds:
+        """The share of those that are not hopeless that gets its first token in time: 1 - `late_share` over lengths.
+
+        Args:
+            blocked: Erlang's B for these servers and this load.
+            servers: prefills, at least 1.
+            offered: seconds of prefill per second.
+        """
+        decay = (servers - offered) / self.variability
+        late = 0.0
+        for patience, weight in self.patience:
+            if decay * patience > _NEVER:
                 continue
-            kept += weight
-            patience = (self.ttft_seconds - seconds) / self.mean
-            got += weight * (1 - late_share(blocked, servers, offered, patience, self.variability))
-        return got / kept if kept > 0 else 1.0
+            late += weight * late_share(blocked, servers, offered, patience, self.variability)
+        return 1 - late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +140,15 @@ class DecodeWork:
     Each of k sequences in a batch gains a token per iteration of τ(k) seconds: a processor-sharing queue whose rate
     depends on its state. Such a queue is insensitive to the distribution of answer lengths (Baskett, Chandy, Muntz and
     Palacios 1975; Kelly 1979): P(k) ∝ Π_{j≤k} λ G τ(j) / j. Around its mean it is nearly normal, with variance
-    N / (1 - e), e the elasticity of τ: more than Poisson's, since a large batch is slow to become small.
+    N / (1 - e), e the elasticity of τ: more than Poisson's, since a large batch is slow to become small. Clumped arrivals
+    make it (1 + c_a²)/2 times as large: the peakedness of a renewal stream (Eckberg 1983; Whitt 1984).
     """
 
     batches: tuple[float, ...]  # rising
     rates: tuple[float, ...]  # requests per second at which they are the mean, rising
     elasticities: tuple[float, ...]
     most: int  # the largest batch within the objective, slots and room for KV
+    peakedness: float = 1.0  # (1 + c_a²)/2
     objective: bool = True  # whether `most` keeps the objective; else none does, and it is what fits
 
     @classmethod
@@ -137,6 +159,7 @@ class DecodeWork:
         answer_tokens: float,
         most: int,
         objective: bool,
+        arrival_variability: float = 1.0,
     ) -> DecodeWork:
         """From (batch, seconds of an iteration) at rising batches."""
         batches, rates, elasticities = [], [], []
@@ -155,6 +178,7 @@ class DecodeWork:
             rates=tuple(rates),
             elasticities=tuple(elasticities),
             most=most,
+            peakedness=(1 + arrival_variability) / 2,
             objective=objective,
         )
 
@@ -186,7 +210,7 @@ class DecodeWork:
         batch, elasticity = self.at(rate / servers)
         if math.isinf(batch):
             return 0.0
-        deviation = math.sqrt(max(servers * batch, 1e-9) / (1 - elasticity))
+        deviation = math.sqrt(self.peakedness * max(servers * batch, 1e-9) / (1 - elasticity))
         # an arrival counts itself, and even spreading leaves instances one apart
         return _normal((servers * (self.most - batch) - 0.5) / deviation)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tidewheel.planning.scaling.profile import DeviceProfile
-from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, erlang_b, spread
+from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, blocked_share, erlang_b, spread
 
 #: Beyond so many instances of one role nothing is searched: the measurements must be wrong.
 MOST_INSTANCES = 65_536
@@ -116,6 +116,7 @@ def decode_work(work: Workload, profile: DeviceProfile, targets: Targets) -> Dec
         answer_tokens=work.answer_tokens,
         most=most or room,
         objective=most > 0,
+        arrival_variability=work.arrival_dispersion,
     )
 
 
@@ -146,11 +147,8 @@ def prefill_attainment(servers: int, demand: Demand, work: PrefillWork) -> float
     total = got = 0.0
     for rate, weight in demand.points():
         offered = rate * work.mean
-        blocked = 0.0
-        for loss, _ in zip(erlang_b(offered), range(servers), strict=False):
-            blocked = loss
         total += rate * weight
-        got += rate * weight * work.in_time(blocked, servers, offered)
+        got += rate * weight * work.in_time(blocked_share(servers, offered), servers, offered)
     return got / total if total > 0 else 1.0
 
 

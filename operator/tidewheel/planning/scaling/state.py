@@ -75,7 +75,7 @@ def remember(state: ScalingState, load: ScenarioLoad) -> ScalingState:
             answer_tokens_squared=_moved(work.answer_tokens_squared, squared, share),
             transfer_seconds=_moved(work.transfer_seconds, load.transfer_seconds, share),
         )
-    return replace(state, arrivals=_short(arrivals), finished=_short(finished), work=work)
+    return replace(state, arrivals=arrivals, finished=finished, work=work)
 
 
 def corrected(
@@ -154,8 +154,4 @@ def _frozen(value: Any) -> Any:
 
 
 def _moved(old: float, new: float, share: float) -> float:
-    return _short(old + share * (new - old))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.7g}")
+    return old + share * (new - old)

@@ -1,6 +1,9 @@
-"""From the counts there are to the counts that are wanted: both roles advance together, and what cannot be placed holds up nothing."""
+"""From the counts there are to the counts that are wanted: no role runs ahead, and what cannot be placed holds up nothing."""
 
 from __future__ import annotations
+
+import math
+from fractions import Fraction
 
 from tidewheel.planning.scaling.observed import RoleCounts
 
@@ -8,9 +11,11 @@ from tidewheel.planning.scaling.observed import RoleCounts
 def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, most: int) -> tuple[int, int]:
     """The counts to ask for next.
 
-    The role with the longer way goes `most` instances, and the other the same part of its way, rounded towards the
-    end: so the two have come equally far but for one instance, and the ratio on the way lies between the old and
-    the new. A role with instances that no node has room for is asked for no more; the other one goes on.
+    When both roles grow, or both shrink, they are brought to the same share of what is wanted, as far as no role goes
+    more than `most` instances. So their skew, |n_p/N_p - n_d/N_d| with N what is wanted, never grows beyond one
+    instance of the smaller role: who is behind catches up first, and then both go together. When one grows and the
+    other shrinks, the ratio moves the right way whatever the order, and each goes as far as it may. A role with
+    instances that no node has room for is asked for no more; the other one goes on.
 
     Args:
         prefill: what there is of prefills.
@@ -19,18 +24,20 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
         most: instances of one role that one step may add or take away, at least 1.
     """
     have = (prefill.asked, decode.asked)
-    ways = [end - here for end, here in zip(wanted, have, strict=True)]
-    for role, counts in enumerate((prefill, decode)):
-        if counts.unplaceable and ways[role] > 0:
-            ways[role] = 0
-    longest = max(abs(ways[0]), abs(ways[1]))
-    if longest <= most:
-        return have[0] + ways[0], have[1] + ways[1]
-    first, second = (_part(way, most, longest) for way in ways)
-    return have[0] + first, have[1] + second
-
-
-def _part(way: int, most: int, longest: int) -> int:
-    """`way * most / longest`, rounded away from 0."""
-    size = -(-abs(way) * most // longest)
-    return size if way > 0 else -size
+    ends = [
+        here if counts.unplaceable and end > here else end
+        for counts, here, end in zip((prefill, decode), have, wanted, strict=True)
+    ]
+    near = [min(max(end, here - most), here + most) for here, end in zip(have, ends, strict=True)]
+    if min(ends) < 1:
+        return near[0], near[1]
+    shares = [Fraction(count, end) for count, end in zip(near, ends, strict=True)]
+    if all(end >= here for here, end in zip(have, ends, strict=True)):
+        together = min(shares)
+        first, second = (max(here, math.floor(together * end)) for here, end in zip(have, ends, strict=True))
+    elif all(end <= here for here, end in zip(have, ends, strict=True)):
+        together = max(shares)
+        first, second = (min(here, math.ceil(together * end)) for here, end in zip(have, ends, strict=True))
+    else:
+        first, second = near
+    return first, second
