@@ -1,0 +1,1 @@
+"""What the benchmarks of simulated PDServices share: traces, devices, and how figures are told."""

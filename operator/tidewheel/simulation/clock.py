@@ -1,0 +1,30 @@
+"""Simulated time: things that happen at their time, in the order in which they were put down."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+
+class Clock:
+    """The queue of what is to happen. Nothing here depends on anything but the calls made, so runs repeat exactly."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+
+    def at(self, when: float, happen: Callable[[], None]) -> None:
+        """Let something happen at a time, or now if that is past."""
+        self._number += 1
+        heapq.heappush(self._queue, (max(when, self.now), self._number, happen))
+
+    def after(self, seconds: float, happen: Callable[[], None]) -> None:
+        """Let something happen so much later."""
+        self.at(self.now + seconds, happen)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Go on until that is so, or until nothing is left to happen."""
+        while self._queue and not until():
+            self.now, _, happen = heapq.heappop(self._queue)
+            happen()
