@@ -133,7 +133,7 @@ def tidal(
 
 
 def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> dict[str, dict[str, FluidRun]]:
-    scenarios = _scenarios(case, days, traces)
+    scenarios = scenarios_of(case, days, traces)
     peaks = {scenario.name: _peak(case, scenario) for scenario in scenarios}
     budget = math.ceil(BUDGET * sum(map(sum, peaks.values())))
     settings = FluidSettings(window=WINDOW, startup=case.startup, accelerators=budget)
@@ -160,7 +160,8 @@ def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> di
     return runs
 
 
-def _scenarios(case: Case, days: float, traces: Path | None) -> list[FluidScenario]:
+def scenarios_of(case: Case, days: float, traces: Path | None) -> list[FluidScenario]:
+    """Code and conversation, with the arrivals that all planners face."""
     scenarios = []
     for name, rates in _week().items():
         work = replace(_lengths(name, traces), arrival_dispersion=case.dispersion)

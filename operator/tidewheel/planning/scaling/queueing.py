@@ -22,6 +22,10 @@ NORMAL_POINTS: tuple[tuple[float, float], ...] = (
 )
 
 
+#: The same with 3 points, for a variable that hardly varies.
+_FEW_POINTS = ((-1.7320508, 1 / 6), (0.0, 2 / 3), (1.7320508, 1 / 6))
+_HARDLY = 0.005
+
 #: e to the minus this is no share worth counting.
 _NEVER = 20.0
 
@@ -32,7 +36,8 @@ def spread(mean: float, relative_variance: float) -> tuple[tuple[float, float], 
         return ((mean, 1.0),)
     log_variance = math.log1p(relative_variance)
     middle, width = math.log(max(mean, 1e-12)) - log_variance / 2, math.sqrt(log_variance)
-    return tuple((math.exp(middle + width * x), weight) for x, weight in NORMAL_POINTS)
+    points = _FEW_POINTS if relative_variance < _HARDLY else NORMAL_POINTS
+    return tuple((math.exp(middle + width * x), weight) for x, weight in points)
 
 
 def erlang_b(offered: float) -> Iterator[float]:
