@@ -137,6 +137,15 @@ class PrefillWork:
             late += weight * late_share(blocked, servers, offered, patience, self.variability)
         return 1 - late
 
+    def within(self, seconds: float, blocked: float, servers: int, offered: float) -> float:
+        """The share of all prompts whose first token comes within any time, if those end early that cannot have it then."""
+        got = 0.0
+        for service, weight in self.points:
+            if service < seconds:
+                patience = (seconds - service) / self.mean
+                got += weight * (1 - late_share(blocked, servers, offered, patience, self.variability))
+        return got
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeWork:
