@@ -105,7 +105,7 @@ def main() -> int:
         "--json", action="store_true", help="the figures as one JSON object on the last line"
     )
     asked = options.parse_args()
-    console = Console(stderr=asked.json)
+    console = Console(stderr=asked.json, width=120)
     instances, most = (12, 3000) if asked.quick else (24, 12_000)
     with Progress(console=console, transient=True) as progress:
         traces = {name: trace(name, asked.data) for name in TRACES}

@@ -151,6 +151,65 @@ def demo(*, manifest: Path, as_json: bool) -> None:
         raise click.ClickException(str(error)) from error
 
 
+@main.group()
+def simulate() -> None:
+    """Try a service on a trace, without a cluster."""
+
+
+@simulate.command("pdservice")
+@click.argument("trace", type=_EXISTING, required=False)
+@click.option("--profile", type=_EXISTING, help="A device's times, .npz or .csv; otherwise an H200's.")
+@click.option("--prefills", type=click.IntRange(min=1), default=2, show_default=True, help="At first.")
+@click.option("--decodes", type=click.IntRange(min=1), default=1, show_default=True, help="At first.")
+@click.option(
+    "--planner",
+    "planners",
+    multiple=True,
+    type=click.Choice(["tidewheel", "static", "reactive", "keda", "dynamo"]),
+    default=("tidewheel", "static"),
+    show_default=True,
+    help="May be repeated: all are compared.",
+)
+@click.option(
+    "--forwarding",
+    type=click.Choice(["on-demand", "one-line", "local-queues", "round-robin"]),
+    default="on-demand",
+    show_default=True,
+)
+@click.option("--ttft-seconds", type=float, default=2.0, show_default=True)
+@click.option("--tpot-seconds", type=float, default=0.03, show_default=True)
+@click.option("--attainment", type=float, default=0.99, show_default=True, help="Share that gets each.")
+@click.option("--start-seconds", type=float, default=60.0, show_default=True, help="Of a new instance.")
+@click.option("--window-seconds", type=float, default=30.0, show_default=True, help="Between decisions.")
+@click.option("--budget", type=click.IntRange(min=2), default=16, show_default=True, help="Accelerators.")
+@click.option("--speed", type=float, default=1.0, show_default=True, help="How much faster requests come.")
+@click.option("--fault", "faults", multiple=True, help="prefill@SECONDS or decode@SECONDS; may be repeated.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--html", type=_FILE, help="Write a page with all figures, charts and decisions.")
+@click.option("--plot", type=_FILE, help="Write the chart of instances over time, as SVG.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, as the last line.")
+def simulate_pdservice(*, html: Path | None, plot: Path | None, as_json: bool, **options: Any) -> None:
+    """Serve TRACE with simulated prefills and decodes, and compare planners.
+
+    TRACE is Mooncake's JSONL or Azure's CSV, also gzipped; without one, half an hour of chats and half an hour of long documents.
+    """
+    from rich.console import Console
+
+    from tidewheel.simulating import Asked, CannotSimulate, json_of, report_on, table_of
+
+    try:
+        report = report_on(Asked(**options))
+    except (CannotSimulate, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    Console(stderr=as_json).print(table_of(report))
+    if html is not None:
+        html.write_text(report.html())
+    if plot is not None:
+        plot.write_text(report.capacity_chart())
+    if as_json:
+        click.echo(json_of(report))
+
+
 def _say(what: str) -> None:
     click.echo(what)
     sys.stdout.flush()

@@ -40,7 +40,7 @@ class Window:
     decode: RoleCounts
     prefill_use: float  # share of the instances' time in which they computed
     decode_use: float
-    #: At the window's end: tokens of prompts in each prefill that are not being computed, and used shares of decodes' room.
+    #: At the window's end: tokens of each prefill's prompts of which nothing is computed, and used shares of decodes' room.
     queued_tokens: tuple[int, ...]
     kv_uses: tuple[float, ...]
     ttfts: tuple[float, ...] = ()  # of those that were answered in it

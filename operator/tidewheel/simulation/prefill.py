@@ -126,6 +126,11 @@ class Prefill:
         """Tokens that wait to be computed."""
         return sum(job.left for job in self._waiting)
 
+    @property
+    def queued_tokens(self) -> int:
+        """Those of prompts of which nothing is computed yet."""
+        return sum(job.left for job in self._waiting if job.flight not in self._admitted)
+
     def lose(self) -> list[Flight]:
         """The instance is gone at once; these were in it."""
         self.is_lost = True

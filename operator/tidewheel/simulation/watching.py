@@ -87,7 +87,7 @@ class Watch:
             decode=decode,
             prefill_use=self._use(prefills, seconds),
             decode_use=self._use(decodes, seconds),
-            queued_tokens=tuple(one.backlog_tokens for one in prefills),
+            queued_tokens=tuple(one.queued_tokens for one in prefills),
             kv_uses=tuple(one.reserved_tokens / one.kv_tokens for one in decodes),
             ttfts=tuple(flight.ttft for flight in answered),
             tpots=tuple(flight.tpot for flight in answered if flight.request.answer_tokens > 1),

