@@ -42,6 +42,7 @@ class ScalingState:
     prefill: Series = field(default_factory=Series)  # seconds of prefill per second
     decode: Series = field(default_factory=Series)  # requests per second
     held: tuple[Held, ...] = ()
+    watched: float = 0.0  # seconds for which needs were noted, up to the holding time
     sign: SignState = field(default_factory=SignState)
 
     @property
@@ -95,6 +96,7 @@ def to_text(state: ScalingState) -> str:
         "prefill": _listed(state.prefill),
         "decode": _listed(state.decode),
         "held": [[one.at, one.prefill, one.decode] for one in state.held],
+        "watched": state.watched,
         "sign": _listed(state.sign),
     }
     return json.dumps(document, separators=(",", ":"))
@@ -128,6 +130,7 @@ def _state(document: Mapping[str, Any]) -> ScalingState:
         prefill=_filled(Series, document["prefill"]),
         decode=_filled(Series, document["decode"]),
         held=tuple(Held(at=at, prefill=p, decode=d) for at, p, d in document["held"]),
+        watched=document["watched"],
         sign=_filled(SignState, document["sign"]),
     )
 
