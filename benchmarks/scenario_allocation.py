@@ -29,10 +29,9 @@ from rich.table import Table
 
 from tidewheel.planning.allocation.bound import relax
 from tidewheel.planning.allocation.curves import idle_grid
-from tidewheel.planning.allocation.decide import Rules
 from tidewheel.planning.allocation.estimates import Learning
-from tidewheel.planning.allocation.policies import PolicyName
 from tidewheel.planning.allocation.ring import best_calendar
+from tidewheel.planning.allocation.rules import PolicyName, Rules
 from tidewheel.planning.allocation.state import AllocationState, from_text, to_text
 from tidewheel.simulation.recovering import (
     EXP3,

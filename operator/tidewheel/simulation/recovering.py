@@ -13,9 +13,10 @@ from typing import Protocol
 
 from tidewheel.planning.allocation.bound import relax
 from tidewheel.planning.allocation.curves import RecoveryCurve
-from tidewheel.planning.allocation.decide import Contender, Rules, decide
+from tidewheel.planning.allocation.decide import decide
+from tidewheel.planning.allocation.index import worth_now
+from tidewheel.planning.allocation.rules import Contender, Rules
 from tidewheel.planning.allocation.state import AllocationState, Reward
-from tidewheel.planning.allocation.whittle import whittle_index
 
 
 class Player(Protocol):
@@ -107,15 +108,18 @@ class KnownIndex:
     def __init__(self, world: World) -> None:
         self._world = world
         self._idle = [curve.starts[-1] for curve in world.curves]
-        self._indices = [
-            [whittle_index(curve, idle) for idle in range(1, curve.starts[-1] + 1)] for curve in world.curves
+        price = relax(world.curves, world.slots).price
+        # a scenario's worth stays as it is from the last step of its curve on
+        self._worths = [
+            [worth_now(curve, idle, price) for idle in range(1, curve.starts[-1] + 1)]
+            for curve in world.curves
         ]
 
     def choose(self, at: int) -> Sequence[int]:
         """As in `Player`."""
         del at
         scores = [
-            table[min(idle, len(table)) - 1] for table, idle in zip(self._indices, self._idle, strict=True)
+            table[min(idle, len(table)) - 1] for table, idle in zip(self._worths, self._idle, strict=True)
         ]
         ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], -self._idle[i], i))
         chosen = [i for i in ranked[: self._world.slots] if scores[i] >= 0]

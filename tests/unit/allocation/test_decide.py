@@ -10,18 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.allocation.curves import mixed
 
-from tidewheel.planning.allocation.bound import Gaps
+from tidewheel.planning.allocation.bound import Gaps, relax
+from tidewheel.planning.allocation.certificate import certificate
 from tidewheel.planning.allocation.curves import RecoveryCurve, idle_grid
-from tidewheel.planning.allocation.decide import (
-    Contender,
-    Decision,
-    Infeasible,
-    Rules,
-    admit,
-    decide,
-    forecast,
-)
+from tidewheel.planning.allocation.decide import Decision, decide, forecast
 from tidewheel.planning.allocation.estimates import Estimate, Learning, observe
+from tidewheel.planning.allocation.rules import Contender, Infeasible, Rules, admit
 from tidewheel.planning.allocation.state import (
     AllocationState,
     Reward,
@@ -198,9 +192,37 @@ def test_the_forecast_is_what_happens_if_nothing_new_is_learnt():
     family, who, spec = mixed(random.Random(3), 6, 12), contenders(6), rules(explore=0.0)
     state, _ = live(family, who, spec, 60)
     ahead = forecast(state, who, spec, at=61, rounds=5)
-    for at, uids in enumerate(ahead, start=61):
+    for at, foretold in enumerate(ahead, start=61):
         state, decision = decide(state, who, spec, at=at)
-        assert tuple(pick.uid for pick in decision.picks) == uids
+        assert decision == foretold
+
+
+def test_the_certificate_bounds_what_is_planned_and_closes_in_as_the_curves_become_known():
+    family, who, spec = mixed(random.Random(3), 6, 12), contenders(6), rules(2)
+    early, _ = live(family, who, spec, 20)
+    late, _ = live(family, who, spec, 600)
+    before, after = (
+        certificate(state, who, spec, at=state.decided + 1, rounds=200) for state in (early, late)
+    )
+    truth = relax(family, 2).value
+    for one in (before, after):
+        # the first boosts of the look ahead live on what recovered before
+        assert one.planned <= one.bound * 1.05
+        assert one.bound <= one.hoped
+    assert after.hoped - after.bound < before.hoped - before.bound
+    assert after.bound == pytest.approx(truth, rel=0.1)
+    assert after.share > 0.9
+    assert sum(after.rates) <= 2 + 1e-9
+
+
+def test_the_certificate_counts_a_pin_as_a_slot_and_the_frozen_as_nothing():
+    family = [RecoveryCurve((1,), (reward,)) for reward in (0.2, 0.9, 0.6)]
+    free = [Contender(uid=f"s{i}") for i in range(3)]
+    state, _ = live(family, free, rules(2), 400)
+    held = contenders(3, s0={"pinned": True}, s1={"frozen": True})
+    one = certificate(state, held, rules(2), at=401)
+    assert one.rates == (1.0, 0.0, 1.0)
+    assert one.bound == pytest.approx(0.8, abs=0.1)
 
 
 def test_propensities_are_those_of_the_draw():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,8 +48,13 @@ class PlannedCalendar:
 
     planned: int  # the round in which it was made
     observations: int  # known by then
+    slots: int  # for so many
     uids: tuple[str, ...]  # whom its entries mean
     calendar: Calendar
+
+    def due(self, at: int) -> frozenset[str]:
+        """Whom it boosts in round `at`."""
+        return frozenset(self.uids[scenario] for scenario in self.calendar.due(at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +127,9 @@ class AllocationState:
         pending = tuple(one for one in self.pending if one.deadline > at)
         return replace(self, pending=pending, late=self.late + len(self.pending) - len(pending))
 
-    def _with(self, uid: str, change: Any) -> tuple[Remembered, ...]:
-        return tuple(change(one) if one.uid == uid else one for one in self.scenarios)
+    def _with(self, uid: str, change: Callable[[Remembered], Remembered]) -> tuple[Remembered, ...]:
+        place = next(place for place, one in enumerate(self.scenarios) if one.uid == uid)
+        return (*self.scenarios[:place], change(self.scenarios[place]), *self.scenarios[place + 1 :])
 
 
 def to_text(state: AllocationState) -> str:
@@ -154,6 +160,7 @@ def to_text(state: AllocationState) -> str:
         else [
             calendar.planned,
             calendar.observations,
+            calendar.slots,
             calendar.uids,
             [[entry.scenario, entry.period, entry.offset] for entry in calendar.calendar.entries],
         ],
@@ -203,10 +210,11 @@ def _state(document: Mapping[str, Any]) -> AllocationState:
     )
     calendar = None
     if document["calendar"] is not None:
-        planned, observations, uids, entries = document["calendar"]
+        planned, observations, slots, uids, entries = document["calendar"]
         calendar = PlannedCalendar(
             planned=planned,
             observations=observations,
+            slots=slots,
             uids=tuple(uids),
             calendar=Calendar(tuple(Entry(*entry) for entry in entries)),
         )
