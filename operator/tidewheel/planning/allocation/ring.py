@@ -131,10 +131,10 @@ class _Ring:
 
     def _offset(self, period: int) -> int | None:
         """The offset whose rounds have most boosts already and still a slot each: it leaves the others most room."""
-        taken, full, mask = 0, self._full, (1 << period) - 1
-        while full:
-            taken |= full
-            full >>= period
+        taken, step, mask = self._full, period, (1 << period) - 1
+        while step < self.cycle:
+            taken |= taken >> step
+            step *= 2
         taken &= mask
         if taken == mask:
             return None
