@@ -143,8 +143,9 @@ def _chosen(
     chances = [1.0] * len(chosen)
     why: list[Why] = ["Ranked"] * len(chosen)
     if chosen and rest and rules.policy in EXPLORING:
-        explored = _explored(rest, rules, at)
-        chances[-1] = 1 - rules.explore if explored is None else rules.explore / len(rest)
+        explore = rules.exploring(state.rounds)
+        explored = _explored(rest, rules.seed, explore, at)
+        chances[-1] = 1 - explore if explored is None else explore / len(rest)
         if explored is not None:
             chosen[-1], why[-1] = explored, "Explored"
     return [
@@ -159,11 +160,11 @@ def _chosen(
     ], ranking.price
 
 
-def _explored(rest: Sequence[int], rules: Rules, at: int) -> int | None:
+def _explored(rest: Sequence[int], seed: int, explore: float, at: int) -> int | None:
     """Who takes the last slot in place of its owner, now and then."""
-    if _chance(rules.seed, at, "explore") >= rules.explore:
+    if _chance(seed, at, "explore") >= explore:
         return None
-    return rest[int(_chance(rules.seed, at, "who") * len(rest))]
+    return rest[int(_chance(seed, at, "who") * len(rest))]
 
 
 def _after(state: AllocationState, decision: Decision, rules: Rules) -> AllocationState:

@@ -20,7 +20,8 @@ def calendar_in_force(
     """The calendar to follow in round `at`: the present one, or a new one when what is known has grown enough.
 
     UCB on the offline policy: the believed curves are planned as if they were true. A new epoch begins when the number of
-    rewards has doubled, or after as many rounds as the longest idle time or the square root of the rounds so far. A few
+    rewards has doubled, or has grown at all in as many rounds as the longest idle time or the square root of the rounds so
+    far. A few
     refinements are enough here: what more of them gain is less than what is not yet known. Pins take their slots before,
     and neither they nor the frozen are in it; when that changes, it is made anew at once.
     """
@@ -32,8 +33,10 @@ def calendar_in_force(
     if (
         now is not None
         and (now.uids, now.slots) == (uids, slots)
-        and state.observations < 2 * now.observations
-        and at < now.planned + patience
+        and (
+            state.observations == now.observations
+            or (state.observations < 2 * now.observations and at < now.planned + patience)
+        )
     ):
         return now
     estimates = [state.scenarios[i].estimate for i in free]

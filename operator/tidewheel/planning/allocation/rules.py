@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +14,8 @@ from tidewheel.planning.allocation.lanes import LaneLoad
 
 PolicyName = Literal["Index", "Periodic", "Myopic", "RoundRobin"]
 
+#: Rounds after which exploration has fallen to 1/sqrt(2).
+_EXPLORED_FULLY = 100
 #: The curve of whoever must not be boosted.
 NOTHING = RecoveryCurve((1,), (0.0,))
 
@@ -39,9 +42,16 @@ class Rules:
     learning: Learning
     policy: PolicyName = "Index"
     seed: int = 0
-    explore: float = 0.05  # how often the last slot is given at random
+    explore: float = 0.05  # how often the last slot is given at random, at first
     hold_out: float = 0.0  # part of the rounds without any boost, to compare with
     patience: int = 3  # rounds until a reward that has not come is not waited for any more
+
+    def exploring(self, rounds: int) -> float:
+        """How often the last slot is given at random after so many decided rounds.
+
+        It falls with their square root, so that exploring costs no higher power of time than learning does (`decide`).
+        """
+        return self.explore / math.sqrt(1 + rounds / _EXPLORED_FULLY)
 
 
 def admit(contenders: Sequence[Contender], slots: int) -> None:
