@@ -13,9 +13,10 @@ from typing import Protocol
 
 from tidewheel.planning.allocation.bound import relax
 from tidewheel.planning.allocation.curves import RecoveryCurve
-from tidewheel.planning.allocation.decide import Contender, Rules, decide
+from tidewheel.planning.allocation.decide import decide
+from tidewheel.planning.allocation.index import worth_now
+from tidewheel.planning.allocation.rules import Contender, Rules
 from tidewheel.planning.allocation.state import AllocationState, Reward
-from tidewheel.planning.allocation.whittle import whittle_index
 
 
 class Player(Protocol):
@@ -56,9 +57,9 @@ def play(world: World, player: Player, rounds: int) -> Iterator[float]:
     generator = random.Random(world.seed)  # noqa: S311 - a simulation
     idle = [curve.starts[-1] for curve in world.curves]
     for at in range(1, rounds + 1):
-        chosen = player.choose(at)
+        chosen = frozenset(player.choose(at))
         earned = 0.0
-        for scenario in chosen:
+        for scenario in sorted(chosen):
             reward = world.curves[scenario].at(idle[scenario])
             earned += reward
             player.learn(at, scenario, reward + generator.gauss(0, world.noise))
@@ -73,6 +74,7 @@ class Allocator:
         scenarios: how many there are.
         rules: as a service would set them.
         stored: what happens to the state between two rounds, such as a way through text and back.
+        uids: the scenarios' names; their numbers if left out.
     """
 
     def __init__(
@@ -81,23 +83,25 @@ class Allocator:
         rules: Rules,
         *,
         stored: Callable[[AllocationState], AllocationState] = lambda state: state,
+        uids: Sequence[str] | None = None,
     ) -> None:
         self.state = AllocationState()
         self._rules = rules
         self._stored = stored
-        self._contenders = [Contender(uid=str(scenario)) for scenario in range(scenarios)]
+        self._contenders = [Contender(uid=uid) for uid in uids or map(str, range(scenarios))]
+        self._places = {one.uid: place for place, one in enumerate(self._contenders)}
 
     def choose(self, at: int) -> Sequence[int]:
         """As in `Player`."""
         # the world begins long after the last boost of anyone
         first = at + self._rules.learning.starts[-1]
         self.state, decision = decide(self._stored(self.state), self._contenders, self._rules, at=first)
-        return [int(pick.uid) for pick in decision.picks]
+        return [self._places[pick.uid] for pick in decision.picks]
 
     def learn(self, at: int, scenario: int, reward: float) -> None:
         """As in `Player`."""
         number = at + self._rules.learning.starts[-1]
-        told = Reward(round=number, uid=str(scenario), value=reward)
+        told = Reward(round=number, uid=self._contenders[scenario].uid, value=reward)
         self.state, _ = self.state.settle(told, self._rules.learning)
 
 
@@ -107,20 +111,23 @@ class KnownIndex:
     def __init__(self, world: World) -> None:
         self._world = world
         self._idle = [curve.starts[-1] for curve in world.curves]
-        self._indices = [
-            [whittle_index(curve, idle) for idle in range(1, curve.starts[-1] + 1)] for curve in world.curves
+        price = relax(world.curves, world.slots).price
+        # a scenario's worth stays as it is from the last step of its curve on
+        self._worths = [
+            [worth_now(curve, idle, price) for idle in range(1, curve.starts[-1] + 1)]
+            for curve in world.curves
         ]
 
     def choose(self, at: int) -> Sequence[int]:
         """As in `Player`."""
         del at
         scores = [
-            table[min(idle, len(table)) - 1] for table, idle in zip(self._indices, self._idle, strict=True)
+            table[min(idle, len(table)) - 1] for table, idle in zip(self._worths, self._idle, strict=True)
         ]
         ranked = sorted(range(len(scores)), key=lambda i: (-scores[i], -self._idle[i], i))
-        chosen = [i for i in ranked[: self._world.slots] if scores[i] >= 0]
+        chosen = {i for i in ranked[: self._world.slots] if scores[i] >= 0}
         self._idle = [1 if i in chosen else idle + 1 for i, idle in enumerate(self._idle)]
-        return chosen
+        return sorted(chosen)
 
     def learn(self, at: int, scenario: int, reward: float) -> None:
         """There is nothing to learn."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.unit.allocation.curves import curves, mixed, of
 
 from tidewheel.planning.allocation.bound import Gaps, relax
 from tidewheel.planning.allocation.curves import RecoveryCurve, idle_grid
-from tidewheel.planning.allocation.whittle import whittle_index
+from tidewheel.planning.allocation.estimates import Estimate, Learning, believed, expected, observe
+from tidewheel.planning.allocation.index import whittle_index, worth_now
 
 
 def best_rate(family: list[RecoveryCurve], slots: int) -> float:
@@ -43,11 +45,12 @@ def best_rate(family: list[RecoveryCurve], slots: int) -> float:
 
 
 def followed(family: list[RecoveryCurve], slots: int, rounds: int = 3000) -> float:
-    """What always taking the highest indices earns per round."""
+    """What always boosting those who are worth most earns per round."""
     idle = [curve.starts[-1] for curve in family]
+    price = relax(family, slots).price
     earned = 0.0
     for _ in range(rounds):
-        scores = [whittle_index(curve, at) for curve, at in zip(family, idle, strict=True)]
+        scores = [worth_now(curve, at, price) for curve, at in zip(family, idle, strict=True)]
         ranked = sorted(range(len(family)), key=lambda i: -scores[i])[:slots]
         picked = [i for i in ranked if scores[i] >= 0]
         earned += sum(family[i].at(idle[i]) for i in picked)
@@ -122,10 +125,66 @@ def test_the_idle_grid_doubles():
     assert idle_grid(5) == (1, 2, 3, 4)
 
 
-@given(curves())
-def test_a_lowered_curve_rises_and_is_nowhere_above(curve):
-    shuffled = RecoveryCurve(curve.starts, tuple(reversed(curve.rewards)))
-    lowered = shuffled.lowered()
-    assert all(a <= b for a, b in itertools.pairwise(lowered.rewards))
-    assert all(low <= reward for low, reward in zip(lowered.rewards, shuffled.rewards, strict=True))
-    assert curve.lowered() == curve
+@given(curves(), st.integers(1, 14), st.floats(-0.5, 1.5))
+def test_a_boost_is_worth_its_price_exactly_where_the_index_is(curve, idle, price):
+    index = whittle_index(curve, idle)
+    assume(abs(index - price) > 1e-6)
+    assert (worth_now(curve, idle, price) > price) == (index > price)
+
+
+@pytest.mark.parametrize(
+    ("curve", "idle", "price", "worth"),
+    [
+        pytest.param(
+            of(0.5), 1, 0.2, 0.5, id="what never falls loses its gain, reward - price, by a round of waiting"
+        ),
+        pytest.param(of(0.5), 1, 0.9, 0.5, id="what never pays loses nothing later"),
+        pytest.param(of(0.0, 1.0), 1, 0.2, -0.4, id="next round's boost earns 1 - 0.2 - (1 - 0.2) / 2"),
+        pytest.param(of(0.0, 1.0), 9, 0.2, 0.6, id="recovered long ago: price and a round of its gain"),
+    ],
+)
+def test_what_a_boost_is_worth_at_a_price(curve, idle, price, worth):
+    assert worth_now(curve, idle, price) == pytest.approx(worth)
+
+
+@given(st.lists(curves(), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**32))
+@settings(max_examples=40)
+def test_what_any_policy_loses_to_the_bound_is_what_its_rounds_lose(family, slots, seed):
+    """Whatever is boosted: reward per round = bound - mean loss, up to what the first and the last states are worth."""
+    relaxation = relax(family, slots)
+    price, generator = relaxation.price, random.Random(seed)
+    idle = [1] * len(family)
+    earned = lost = 0.0
+    rounds = 200
+    for _ in range(rounds):
+        picked = set(generator.sample(range(len(family)), generator.randint(0, min(slots, len(family)))))
+        lost += price * (slots - len(picked))
+        for i, curve in enumerate(family):
+            over = worth_now(curve, idle[i], price) - price
+            lost += max(0.0, -over if i in picked else over)
+            earned += curve.at(idle[i]) if i in picked else 0.0
+        idle = [1 if i in picked else at + 1 for i, at in enumerate(idle)]
+    assert earned / rounds == pytest.approx(relaxation.value - lost / rounds, abs=2 * len(family) / rounds)
+
+
+observed = st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1)), max_size=40)
+
+
+@given(observed)
+def test_believed_curves_rise_and_are_bounds_of_what_was_seen(rewards):
+    learning = Learning(starts=idle_grid(12))
+    estimate = Estimate.empty(len(learning.starts))
+    for idle, reward in rewards:
+        estimate = observe(estimate, idle, reward, learning)
+    (hoped,), (seen,) = believed([estimate], learning, at=100), expected([estimate], learning)
+    for curve in (hoped, seen):
+        assert all(a <= b for a, b in itertools.pairwise(curve.rewards))
+        assert max(curve.rewards) <= 1.0
+    # a step is bounded by each later one, and by nothing else
+    for step, bound in enumerate(hoped.rewards):
+        later = [
+            total / count + 0.25 * math.sqrt(math.log(100) / count)
+            for count, total in zip(estimate.counts[step:], estimate.sums[step:], strict=True)
+            if count
+        ]
+        assert bound == pytest.approx(min([1.0, *later]))

@@ -28,9 +28,9 @@ def earned(calendar: Calendar, family, rounds: int) -> float:
 
 
 @given(st.lists(curves(), min_size=1, max_size=5), st.integers(1, 3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_round_of_a_calendar_has_more_boosts_than_slots(family, slots):
-    assert best_calendar(family, slots).busiest <= slots
+    assert best_calendar(family, slots, refinements=400).busiest <= slots
 
 
 @given(st.dictionaries(st.integers(0, 30), st.sampled_from(period_class(2, 48)), max_size=20))
@@ -42,7 +42,7 @@ def test_periods_that_divide_each_other_pack_onto_exactly_the_lanes_they_need(pe
 
 def test_a_calendar_earns_what_it_says():
     family = mixed(random.Random(1), 8, 24)
-    calendar = best_calendar(family, 2)
+    calendar = best_calendar(family, 2, refinements=400)
     assert earned(calendar, family, 24_000) == pytest.approx(calendar.rate(family), rel=0.01)
 
 
@@ -68,8 +68,19 @@ def test_the_best_calendar_is_near_the_bound(count, slots, share):
     ratios = []
     for seed in range(2):
         family = mixed(random.Random(seed), count, 24)
-        ratios.append(best_calendar(family, slots).rate(family) / relax(family, slots).value)
+        ratios.append(best_calendar(family, slots, refinements=400).rate(family) / relax(family, slots).value)
     assert sum(ratios) / len(ratios) >= share
+
+
+def test_refining_a_ring_keeps_its_slots_and_only_gains():
+    family = mixed(random.Random(2), 10, 24)
+    rates = []
+    for refinements in (0, 200, 3000):
+        calendar = best_calendar(family, 2, refinements=refinements)
+        assert calendar.busiest <= 2
+        rates.append(calendar.rate(family))
+    assert rates[0] <= rates[1] <= rates[2]
+    assert rates[0] < rates[2]
 
 
 def test_periods_of_a_class_cost_at_most_their_share():

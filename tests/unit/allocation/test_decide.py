@@ -10,18 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.allocation.curves import mixed
 
-from tidewheel.planning.allocation.bound import Gaps
+from tidewheel.planning.allocation.bound import Gaps, relax
+from tidewheel.planning.allocation.certificate import certificate
 from tidewheel.planning.allocation.curves import RecoveryCurve, idle_grid
-from tidewheel.planning.allocation.decide import (
-    Contender,
-    Decision,
-    Infeasible,
-    Rules,
-    admit,
-    decide,
-    forecast,
-)
+from tidewheel.planning.allocation.decide import Decision, decide, forecast
 from tidewheel.planning.allocation.estimates import Estimate, Learning, observe
+from tidewheel.planning.allocation.rules import Contender, Infeasible, Rules, admit
 from tidewheel.planning.allocation.state import (
     AllocationState,
     Reward,
@@ -165,9 +159,25 @@ def test_a_boost_that_never_took_effect_teaches_nothing_and_resets_no_idle_time(
     who, spec = contenders(2), rules(1)
     state, decision = decide(AllocationState(), who, spec, at=5)
     uid = decision.picks[0].uid
-    undone, said = state.settle(Reward(round=5, uid=uid, value=None), LEARNING)
+    undone, said = state.settle(Reward(round=5, uid=uid, value=None, applied=False), LEARNING)
     assert said == "not applied"
     assert (undone.observations, undone.of(uid).boosted) == (0, None)
+
+
+def test_a_boost_without_a_verdict_teaches_nothing_and_was_one_all_the_same():
+    state, decision = decide(AllocationState(), contenders(2), rules(1), at=5)
+    uid = decision.picks[0].uid
+    after, said = state.settle(Reward(round=5, uid=uid, value=None), LEARNING)
+    assert said == "no verdict"
+    assert (after.observations, after.of(uid).boosted, after.pending) == (0, 5, ())
+
+
+def test_a_boost_that_failed_does_not_undo_a_later_one():
+    who, spec = contenders(1), rules(1)
+    state, _ = decide(AllocationState(), who, spec, at=5)
+    state, _ = decide(state, who, spec, at=6)
+    state, _ = state.settle(Reward(round=5, uid="s0", value=None, applied=False), LEARNING)
+    assert state.of("s0").boosted == 6
 
 
 def test_a_reward_that_is_late_is_counted_and_not_taken_for_nothing():
@@ -198,9 +208,37 @@ def test_the_forecast_is_what_happens_if_nothing_new_is_learnt():
     family, who, spec = mixed(random.Random(3), 6, 12), contenders(6), rules(explore=0.0)
     state, _ = live(family, who, spec, 60)
     ahead = forecast(state, who, spec, at=61, rounds=5)
-    for at, uids in enumerate(ahead, start=61):
+    for at, foretold in enumerate(ahead, start=61):
         state, decision = decide(state, who, spec, at=at)
-        assert tuple(pick.uid for pick in decision.picks) == uids
+        assert decision == foretold
+
+
+def test_the_certificate_bounds_what_is_planned_and_closes_in_as_the_curves_become_known():
+    family, who, spec = mixed(random.Random(3), 6, 12), contenders(6), rules(2)
+    early, _ = live(family, who, spec, 20)
+    late, _ = live(family, who, spec, 600)
+    before, after = (
+        certificate(state, who, spec, at=state.decided + 1, rounds=200) for state in (early, late)
+    )
+    truth = relax(family, 2).value
+    for one in (before, after):
+        # the first boosts of the look ahead live on what recovered before
+        assert one.planned <= one.bound * 1.05
+        assert one.bound <= one.hoped
+    assert after.hoped - after.bound < before.hoped - before.bound
+    assert after.bound == pytest.approx(truth, rel=0.1)
+    assert after.share > 0.9
+    assert sum(after.rates) <= 2 + 1e-9
+
+
+def test_the_certificate_counts_a_pin_as_a_slot_and_the_frozen_as_nothing():
+    family = [RecoveryCurve((1,), (reward,)) for reward in (0.2, 0.9, 0.6)]
+    free = [Contender(uid=f"s{i}") for i in range(3)]
+    state, _ = live(family, free, rules(3), 100)
+    held = contenders(3, s0={"pinned": True}, s1={"frozen": True})
+    one = certificate(state, held, rules(2), at=101)
+    assert one.rates == (1.0, 0.0, 1.0)
+    assert one.bound == pytest.approx(0.8, abs=0.05)
 
 
 def test_propensities_are_those_of_the_draw():

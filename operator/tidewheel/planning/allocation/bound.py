@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import itemgetter
+from typing import NamedTuple
 
 from tidewheel.planning.allocation.curves import RecoveryCurve
 
@@ -36,8 +37,7 @@ class Relaxation:
     ]  # per scenario: periods and the shares of time spent at them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class Segment(NamedTuple):
     """A piece of a concave majorant: more boosts of one scenario, at the reward that each of them adds."""
 
     slope: float
@@ -70,14 +70,16 @@ def relax(
     rates = [0.0] * len(curves)
     vertices: list[list[tuple[int, float]]] = [[] for _ in curves]
     value = 0.0
-    segments: list[tuple[int, Segment]] = []
+    segments: list[tuple[float, int, Segment]] = []
     for scenario, curve in enumerate(curves):
         gap = gaps.get(scenario, ANY_GAP)
         if gap.most is not None:
             rates[scenario] = 1 / gap.most
             value += curve.at(gap.most) / gap.most
             vertices[scenario].append((gap.most, 1.0))
-        segments += [(scenario, segment) for segment in segments_of(curve, gap)]
+        segments += [
+            (segment.slope, scenario, segment) for segment in segments_of(curve, gap) if segment.slope > 0
+        ]
     left = slots - sum(rates)
     if left < -1e-9:
         raise ValueError(
@@ -86,21 +88,22 @@ def relax(
         )
     price = 0.0
     # sorted is stable, and slopes fall within a scenario, so its segments are taken in order
-    for scenario, segment in sorted(segments, key=lambda one: -one[1].slope):
-        if segment.slope <= 0:
-            break
-        share = min(1.0, left / segment.width)
+    segments.sort(key=itemgetter(0), reverse=True)
+    for slope, scenario, (_, width, period) in segments:
+        share = min(1.0, left / width)
         if share <= _NOTHING:
-            price = segment.slope
+            price = slope
             break
-        slower = [(period, part * (1 - share)) for period, part in vertices[scenario] if share < 1]
-        vertices[scenario] = [*slower, (segment.period, share)]
-        rates[scenario] += share * segment.width
-        value += share * segment.width * segment.slope
-        left -= share * segment.width
+        used = share * width
+        rates[scenario] += used
+        value += used * slope
+        left -= used
         if share < 1:
-            price = segment.slope
+            slower = [(longer, part * (1 - share)) for longer, part in vertices[scenario]]
+            vertices[scenario] = [*slower, (period, share)]
+            price = slope
             break
+        vertices[scenario] = [(period, 1.0)]
     return Relaxation(
         value=value, price=price, rates=tuple(rates), vertices=tuple(tuple(one) for one in vertices)
     )
@@ -108,22 +111,26 @@ def relax(
 
 def segments_of(curve: RecoveryCurve, gap: Gaps = ANY_GAP) -> tuple[Segment, ...]:
     """The concave majorant of f(1/d) = R(d)/d, from the left: from 0, or from the rate of the longest gap allowed."""
-    most = gap.most or curve.starts[-1] + gap.least
-    periods = sorted({*(d for d in curve.starts if gap.least < d < most), gap.least}, reverse=True)
-    base = (0, 0.0, 0.0) if gap.most is None else (gap.most, 1 / gap.most, curve.at(gap.most) / gap.most)
-    hull = [base]
-    for period in periods:
-        point = (period, 1 / period, curve.at(period) / period)
-        if point[1] <= base[1]:
+    if gap is ANY_GAP:
+        points = curve.points
+    else:
+        most = gap.most or curve.starts[-1] + gap.least
+        periods = sorted({*(d for d in curve.starts if gap.least < d < most), gap.least})
+        points = tuple((period, curve.at(period)) for period in periods)
+    base_rate = base_worth = 0.0
+    if gap.most is not None:
+        base_rate, base_worth = 1 / gap.most, curve.at(gap.most) / gap.most
+    # the hull, as the segments between its vertices: with them stand the rate and the worth at their ends
+    hull: list[tuple[float, float, float, float, int]] = []
+    for period, reward in reversed(points):
+        rate, worth = 1 / period, reward / period
+        if rate <= base_rate:
             continue
-        while len(hull) > 1 and _slope(hull[-1], point) >= _slope(hull[-2], hull[-1]):
+        left, under = (hull[-1][2], hull[-1][3]) if hull else (base_rate, base_worth)
+        slope = (worth - under) / (rate - left)
+        while hull and slope >= hull[-1][0]:
             hull.pop()
-        hull.append(point)
-    return tuple(
-        Segment(slope=_slope(before, after), width=after[1] - before[1], period=after[0])
-        for before, after in pairwise(hull)
-    )
-
-
-def _slope(before: tuple[int, float, float], after: tuple[int, float, float]) -> float:
-    return (after[2] - before[2]) / (after[1] - before[1])
+            left, under = (hull[-1][2], hull[-1][3]) if hull else (base_rate, base_worth)
+            slope = (worth - under) / (rate - left)
+        hull.append((slope, rate - left, rate, worth, period))
+    return tuple(Segment(slope, width, period) for slope, width, _, _, period in hull)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,7 @@ class RecoveryCurve:
     rewards: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rises = all(before < after for before, after in zip(self.starts, self.starts[1:], strict=False))
-        if not self.starts or self.starts[0] != 1 or not rises or len(self.rewards) != len(self.starts):
+        if len(self.rewards) != len(self.starts) or not _rise_from_one(self.starts):
             raise ValueError(
                 f"steps that begin at {self.starts} with {len(self.rewards)} rewards are no recovery curve; "
                 "they begin at 1 and rise, and each has a reward"
@@ -41,17 +42,11 @@ class RecoveryCurve:
         """Each step's first idle round, and its reward: where waiting longer begins to pay."""
         return tuple(zip(self.starts, self.rewards, strict=True))
 
-    def lowered(self) -> RecoveryCurve:
-        """The largest non-decreasing curve that is nowhere above this one.
 
-        Upper confidence bounds of a non-decreasing curve stay bounds under it: R(b) <= R(b') <= U(b') for all b' >= b.
-        """
-        least = float("inf")
-        lowered: list[float] = []
-        for reward in reversed(self.rewards):
-            least = min(least, reward)
-            lowered.append(least)
-        return RecoveryCurve(self.starts, tuple(reversed(lowered)))
+@lru_cache(maxsize=256)
+def _rise_from_one(starts: tuple[int, ...]) -> bool:
+    """Whether these are the starts of steps; remembered, as thousands of curves have the same."""
+    return bool(starts) and starts[0] == 1 and all(before < after for before, after in pairwise(starts))
 
 
 def step_of(starts: Sequence[int], idle: int) -> int:

@@ -7,54 +7,20 @@ policy ranks the rest; and the last slot is given at random now and then, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal
 
-from tidewheel.planning.allocation.bound import ANY_GAP, Gaps, relax
-from tidewheel.planning.allocation.estimates import Learning
-from tidewheel.planning.allocation.lanes import LaneLoad, pack
-from tidewheel.planning.allocation.policies import (
-    POLICIES,
-    Board,
-    PolicyName,
-    calendar_in_force,
-    curves_of,
-)
+from tidewheel.planning.allocation.epochs import calendar_in_force
+from tidewheel.planning.allocation.lanes import pack
+from tidewheel.planning.allocation.policies import POLICIES, Board
+from tidewheel.planning.allocation.rules import Contender, PolicyName, Rules, admit, lane_periods
 from tidewheel.planning.allocation.state import AllocationState, Pending
 
 #: A calendar and turns are there to be relied upon; the others give their last slot at random now and then.
 EXPLORING: tuple[PolicyName, ...] = ("Index", "Myopic")
 
 Why = Literal["Pinned", "LongestGap", "Ranked", "Explored"]
-
-
-class Infeasible(ValueError):
-    """Pins and longest gaps ask for more slots than there are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """A scenario as its spec has it."""
-
-    uid: str
-    pinned: bool = False  # boosted in every round, and not learnt from
-    frozen: bool = False  # never boosted by the policy
-    gaps: Gaps = ANY_GAP
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a service says about its allocation."""
-
-    slots: int
-    learning: Learning
-    policy: PolicyName = "Index"
-    seed: int = 0
-    explore: float = 0.05  # how often the last slot is given at random
-    hold_out: float = 0.0  # part of the rounds without any boost, to compare with
-    patience: int = 3  # rounds until a reward that has not come is not waited for any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,33 +41,7 @@ class Decision:
     round: int
     picks: tuple[Pick, ...]
     is_held_out: bool
-    price: float  # of the relaxed problem on what was seen: what one more slot would earn
-    bound: float  # reward per round that no policy could exceed if what was seen is true
-
-
-def admit(contenders: Sequence[Contender], slots: int) -> None:
-    """Refuse what could never be kept.
-
-    A longest gap g with a cool-down c takes a lane every 2^floor(log2(g - c + 1)) rounds: whoever is still cooling down at
-    its turn can wait for the next one. These periods are a harmonic chain that packs exactly (see `lanes`), so the test
-    is constructive; without a cool-down it costs at most twice the boosts that the gaps need.
-
-    Raises:
-        Infeasible: the slots do not suffice for pins and longest gaps, or a gap's bounds exclude each other.
-    """
-    for one in contenders:
-        if one.gaps.most is not None and one.gaps.most < one.gaps.least:
-            raise Infeasible(
-                f"scenario {one.uid}: boosts at least {one.gaps.least} and at most {one.gaps.most} rounds apart "
-                "are impossible; raise the longest gap or lower the shortest"
-            )
-    pinned = sum(one.pinned for one in contenders)
-    lanes = LaneLoad.of(iter(_floor_periods(contenders).values())).lanes
-    if pinned + lanes > slots:
-        raise Infeasible(
-            f"{pinned} pinned scenarios and the longest gaps of others need {pinned + lanes} slots, there are {slots}; "
-            "give more slots, unpin some, or allow longer gaps"
-        )
+    price: float | None  # of a boost, under Index: what scores are compared with
 
 
 def decide(
@@ -122,110 +62,109 @@ def decide(
     uids = tuple(one.uid for one in contenders)
     state = state.knowing(uids, at=at, learning=rules.learning).without_late(at)
     if rules.policy == "Periodic":
-        state = replace(state, calendar=calendar_in_force(state, rules.learning, slots=rules.slots, at=at))
+        state = replace(state, calendar=calendar_in_force(state, contenders, rules, at=at))
+    idle = [one.idle(at) for one in state.scenarios]
+    picks = list(_claimed(contenders, idle, at))
+    price = None
     held_out = _chance(rules.seed, at, "hold-out") < rules.hold_out
-    picks = [*_bound(state, contenders, at)]
-    if not held_out:
-        picks += _chosen(state, contenders, rules, at, taken={pick.uid for pick in picks})
-    relaxation = relax(
-        curves_of(state, rules.learning), rules.slots, gaps={i: one.gaps for i, one in enumerate(contenders)}
-    )
-    decision = Decision(
-        round=at, picks=tuple(picks), is_held_out=held_out, price=relaxation.price, bound=relaxation.value
-    )
+    if not held_out and len(picks) < rules.slots:
+        chosen, price = _chosen(state, contenders, rules, at, idle, taken=picks)
+        picks += chosen
+    decision = Decision(round=at, picks=tuple(picks), is_held_out=held_out, price=price)
     return _after(state, decision, rules), decision
 
 
 def forecast(
     state: AllocationState, contenders: Sequence[Contender], rules: Rules, *, at: int, rounds: int
-) -> list[tuple[str, ...]]:
-    """Who would be boosted in the next rounds if nothing more were learnt: for warming up in time."""
+) -> list[Decision]:
+    """The next rounds if nothing more were learnt and no slot given at random: for warming up in time."""
     certain = replace(rules, explore=0.0, hold_out=0.0)
-    picked: list[tuple[str, ...]] = []
+    ahead: list[Decision] = []
     for number in range(at, at + rounds):
         state, decision = decide(state, contenders, certain, at=number)
-        picked.append(tuple(pick.uid for pick in decision.picks))
-    return picked
+        ahead.append(decision)
+    return ahead
 
 
-def _bound(state: AllocationState, contenders: Sequence[Contender], at: int) -> Iterator[Pick]:
-    """The boosts that no policy decides about; they are given in held-out rounds, too."""
-    idle = [one.idle(at) for one in state.scenarios]
-    due = _due_by_gap(contenders, idle, at)
+def _claimed(contenders: Sequence[Contender], idle: Sequence[int], at: int) -> Iterator[Pick]:
+    """The boosts that no policy decides about; they are given in held-out rounds, too.
+
+    A longest gap claims one when it is its lane's turn and the gap would be too long at the next turn.
+    """
+    periods = lane_periods(contenders)
+    due = set(pack(periods).due(at)) if periods else set()
     for scenario, one in enumerate(contenders):
-        if one.pinned or scenario in due:
-            why: Why = "Pinned" if one.pinned else "LongestGap"
+        why: Why | None = "Pinned" if one.pinned else None
+        if (
+            scenario in due
+            and one.gaps.most is not None
+            and idle[scenario] + periods[scenario] > one.gaps.most
+        ):
+            why = "LongestGap"
+        if why is not None:
             yield Pick(uid=one.uid, idle=idle[scenario], why=why, score=None, propensity=1.0)
 
 
 def _chosen(
-    state: AllocationState, contenders: Sequence[Contender], rules: Rules, at: int, *, taken: AbstractSet[str]
-) -> Iterator[Pick]:
-    """What the policy makes of the slots that are left."""
-    idle = [one.idle(at) for one in state.scenarios]
+    state: AllocationState,
+    contenders: Sequence[Contender],
+    rules: Rules,
+    at: int,
+    idle: Sequence[int],
+    *,
+    taken: Sequence[Pick],
+) -> tuple[list[Pick], float | None]:
+    """What the policy makes of the slots that are left, and its price of a boost."""
+    gone = {pick.uid for pick in taken}
     eligible = [
         scenario
         for scenario, one in enumerate(contenders)
-        if one.uid not in taken and not one.frozen and idle[scenario] >= one.gaps.least
+        if one.uid not in gone and not one.frozen and idle[scenario] >= one.gaps.least
     ]
-    scores = POLICIES[rules.policy](
+    due = state.calendar.due(at) if state.calendar is not None else frozenset()
+    ranking = POLICIES[rules.policy](
         Board(
-            at=at,
             rounds=state.rounds,
             idle=idle,
             estimates=[one.estimate for one in state.scenarios],
-            learning=rules.learning,
-            calendar=state.calendar.calendar if state.calendar is not None else None,
+            contenders=contenders,
+            rules=rules,
+            due={scenario for scenario, one in enumerate(contenders) if one.uid in due},
         )
     )
     ranked = sorted(
         (-score, -idle[scenario], scenario)
         for scenario in eligible
-        if (score := scores[scenario]) is not None
+        if (score := ranking.scores[scenario]) is not None
     )
     chosen = [scenario for _, _, scenario in ranked[: rules.slots - len(taken)]]
-    rest = [scenario for scenario in eligible if scenario not in chosen]
+    first = set(chosen)
+    rest = [scenario for scenario in eligible if scenario not in first]
     chances = [1.0] * len(chosen)
     why: list[Why] = ["Ranked"] * len(chosen)
     if chosen and rest and rules.policy in EXPLORING:
-        explored = _explored(rest, rules, at)
-        chances[-1] = 1 - rules.explore if explored is None else rules.explore / len(rest)
+        explore = rules.exploring(state.rounds)
+        explored = _explored(rest, rules.seed, explore, at)
+        chances[-1] = 1 - explore if explored is None else explore / len(rest)
         if explored is not None:
             chosen[-1], why[-1] = explored, "Explored"
-    for scenario, reason, chance in zip(chosen, why, chances, strict=True):
-        yield Pick(
+    return [
+        Pick(
             uid=contenders[scenario].uid,
             idle=idle[scenario],
             why=reason,
-            score=scores[scenario],
+            score=ranking.scores[scenario],
             propensity=chance,
         )
+        for scenario, reason, chance in zip(chosen, why, chances, strict=True)
+    ], ranking.price
 
 
-def _explored(rest: Sequence[int], rules: Rules, at: int) -> int | None:
+def _explored(rest: Sequence[int], seed: int, explore: float, at: int) -> int | None:
     """Who takes the last slot in place of its owner, now and then."""
-    if _chance(rules.seed, at, "explore") >= rules.explore:
+    if _chance(seed, at, "explore") >= explore:
         return None
-    return rest[int(_chance(rules.seed, at, "who") * len(rest))]
-
-
-def _due_by_gap(contenders: Sequence[Contender], idle: Sequence[int], at: int) -> list[int]:
-    """Those whose lane turn it is and whose gap would be too long at their next one."""
-    periods = _floor_periods(contenders)
-    due: list[int] = []
-    for scenario in pack(periods).due(at):
-        most = contenders[scenario].gaps.most
-        if most is not None and idle[scenario] + periods[scenario] > most and not contenders[scenario].pinned:
-            due.append(scenario)
-    return due
-
-
-def _floor_periods(contenders: Sequence[Contender]) -> dict[int, int]:
-    return {
-        scenario: 1 << ((one.gaps.most - one.gaps.least + 1).bit_length() - 1)
-        for scenario, one in enumerate(contenders)
-        if one.gaps.most is not None and not one.pinned
-    }
+    return rest[int(_chance(seed, at, "who") * len(rest))]
 
 
 def _after(state: AllocationState, decision: Decision, rules: Rules) -> AllocationState:

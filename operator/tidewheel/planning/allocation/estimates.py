@@ -99,9 +99,10 @@ def noise_of(estimate: Estimate, learning: Learning) -> float:
 def believed(estimates: Sequence[Estimate], learning: Learning, *, at: int) -> list[RecoveryCurve]:
     """Upper confidence curves, non-decreasing: what each scenario could reasonably be worth.
 
-    U = min(1, mean + c sqrt(ln t / n)), and 1 where nothing was seen; then `RecoveryCurve.lowered`, so that a step that
-    was never tried is believed to be worth no more than a later one that was. The fleet's mean is no prior here: it would
-    keep untried steps from being tried, and in simulation costs 4 points of reward in the first 1,000 rounds.
+    U(b) = min(1, mean + c sqrt(ln t / n)), and 1 where nothing was seen; then the least of U(b') over b' >= b, which is
+    still a bound, as R(b) <= R(b') <= U(b'): a step that was never tried is believed to be worth no more than a later one
+    that was. The fleet's mean is no prior here: it would keep untried steps from being tried, and in simulation costs
+    4 points of reward in the first 1,000 rounds.
 
     Args:
         estimates: of the scenarios.
@@ -109,16 +110,17 @@ def believed(estimates: Sequence[Estimate], learning: Learning, *, at: int) -> l
         at: rounds decided so far: t.
     """
     spread = learning.optimism * math.sqrt(math.log(max(at, 2)))
-    return [
-        RecoveryCurve(
-            learning.starts,
-            tuple(
-                min(1.0, total / count + spread / math.sqrt(count)) if count else 1.0
-                for count, total in zip(one.counts, one.sums, strict=True)
-            ),
-        ).lowered()
-        for one in estimates
-    ]
+    curves = []
+    for one in estimates:
+        least = 1.0
+        lowered: list[float] = []
+        for count, total in zip(reversed(one.counts), reversed(one.sums), strict=True):
+            if count:
+                least = min(least, total / count + spread / math.sqrt(count))
+            lowered.append(least)
+        lowered.reverse()
+        curves.append(RecoveryCurve(learning.starts, tuple(lowered)))
+    return curves
 
 
 def expected(estimates: Sequence[Estimate], learning: Learning) -> list[RecoveryCurve]:

@@ -2,66 +2,71 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal
 
-from tidewheel.planning.allocation.calendar import Calendar
-from tidewheel.planning.allocation.curves import RecoveryCurve
-from tidewheel.planning.allocation.estimates import Estimate, Learning, believed, expected
-from tidewheel.planning.allocation.lanes import lane_calendar
-from tidewheel.planning.allocation.state import AllocationState, PlannedCalendar
-from tidewheel.planning.allocation.whittle import whittle_index
-
-PolicyName = Literal["Index", "Periodic", "Myopic", "RoundRobin"]
+from tidewheel.planning.allocation.estimates import Estimate, believed, expected
+from tidewheel.planning.allocation.index import worth_now
+from tidewheel.planning.allocation.rules import Contender, PolicyName, Rules, relaxed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """What a policy may look at."""
 
-    at: int  # the round
     rounds: int  # decided before
     idle: Sequence[int]  # of each scenario
     estimates: Sequence[Estimate]
-    learning: Learning
-    calendar: Calendar | None  # the one in force, under Periodic
+    contenders: Sequence[Contender]
+    rules: Rules
+    due: AbstractSet[int]  # in the calendar in force, under Periodic
 
 
-#: A score for each scenario, the highest first in line; None where leaving it alone is worth more than a free boost.
-Policy = Callable[[Board], list[float | None]]
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A score for each scenario, the highest first in line; None where leaving it alone is worth more than a free boost."""
+
+    scores: Sequence[float | None]
+    price: float | None = None  # of a boost, where scores are to be compared with one
 
 
-def rank_by_index(board: Board) -> list[float | None]:
-    """The Whittle index of the believed curve: what a boost now could cost and still be right. The default."""
-    curves = believed(board.estimates, board.learning, at=board.rounds + 1)
-    indices = [whittle_index(curve, idle) for curve, idle in zip(curves, board.idle, strict=True)]
-    return [index if index >= 0 else None for index in indices]
+Policy = Callable[[Board], Ranking]
 
 
-def rank_by_calendar(board: Board) -> list[float | None]:
-    """What is due in the calendar in force; nothing else."""
-    due = set(board.calendar.due(board.at)) if board.calendar is not None else set()
-    curves = believed(board.estimates, board.learning, at=board.rounds + 1)
-    return [
-        curve.at(idle) if scenario in due else None
-        for scenario, (curve, idle) in enumerate(zip(curves, board.idle, strict=True))
-    ]
+def rank_by_index(board: Board) -> Ranking:
+    """What a boost is worth now beside later, on the believed curves and at their price. The default."""
+    curves = believed(board.estimates, board.rules.learning, at=board.rounds + 1)
+    price = relaxed(curves, board.contenders, board.rules.slots).price
+    worths = [worth_now(curve, idle, price) for curve, idle in zip(curves, board.idle, strict=True)]
+    return Ranking([worth if worth >= 0 else None for worth in worths], price)
 
 
-def rank_by_reward(board: Board) -> list[float | None]:
+def rank_by_calendar(board: Board) -> Ranking:
+    """What is due in the calendar in force, by its believed reward; nothing else."""
+    curves = believed(board.estimates, board.rules.learning, at=board.rounds + 1)
+    return Ranking(
+        [
+            curve.at(idle) if scenario in board.due else None
+            for scenario, (curve, idle) in enumerate(zip(curves, board.idle, strict=True))
+        ]
+    )
+
+
+def rank_by_reward(board: Board) -> Ranking:
     """The mean reward seen at the present idle time, 1 where none was: greedy, and the honest baseline."""
-    curves = expected(board.estimates, board.learning)
-    return [
-        curve.at(idle) if estimate.total else 1.0
-        for curve, estimate, idle in zip(curves, board.estimates, board.idle, strict=True)
-    ]
+    curves = expected(board.estimates, board.rules.learning)
+    return Ranking(
+        [
+            curve.at(idle) if estimate.total else 1.0
+            for curve, estimate, idle in zip(curves, board.estimates, board.idle, strict=True)
+        ]
+    )
 
 
-def rank_by_turn(board: Board) -> list[float | None]:
+def rank_by_turn(board: Board) -> Ranking:
     """The longest idle first."""
-    return [float(idle) for idle in board.idle]
+    return Ranking([float(idle) for idle in board.idle])
 
 
 POLICIES: dict[PolicyName, Policy] = {
@@ -70,31 +75,3 @@ POLICIES: dict[PolicyName, Policy] = {
     "Myopic": rank_by_reward,
     "RoundRobin": rank_by_turn,
 }
-
-
-def calendar_in_force(state: AllocationState, learning: Learning, *, slots: int, at: int) -> PlannedCalendar:
-    """The calendar to follow: the present one, or a new one when what is known has grown enough.
-
-    UCB on the offline policy: the believed curves are planned as if they were true. A new epoch begins when the number of
-    rewards has doubled, or after as many rounds as the longest idle time or the square root of the rounds so far. Lanes
-    are enough here: what a ring gains is less than what is not yet known.
-    """
-    uids = tuple(one.uid for one in state.scenarios)
-    now = state.calendar
-    patience = max(learning.starts[-1], math.isqrt(state.rounds))
-    if (
-        now is not None
-        and now.uids == uids
-        and state.observations < 2 * now.observations
-        and at < now.planned + patience
-    ):
-        return now
-    curves = believed([one.estimate for one in state.scenarios], learning, at=state.rounds + 1)
-    return PlannedCalendar(
-        planned=at, observations=state.observations, uids=uids, calendar=lane_calendar(curves, slots)
-    )
-
-
-def curves_of(state: AllocationState, learning: Learning) -> list[RecoveryCurve]:
-    """The curves as they have been seen, for reports and forecasts."""
-    return expected([one.estimate for one in state.scenarios], learning)

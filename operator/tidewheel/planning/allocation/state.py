@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,20 +48,26 @@ class PlannedCalendar:
 
     planned: int  # the round in which it was made
     observations: int  # known by then
+    slots: int  # for so many
     uids: tuple[str, ...]  # whom its entries mean
     calendar: Calendar
+
+    def due(self, at: int) -> frozenset[str]:
+        """Whom it boosts in round `at`."""
+        return frozenset(self.uids[scenario] for scenario in self.calendar.due(at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """What became of a boost: a reward, or that it never took effect (its pods were never ready)."""
+    """What became of a boost: a reward, no verdict, or that it never took effect (its pods did not serve in time)."""
 
     round: int
     uid: str
     value: float | None
+    applied: bool = True
 
 
-Settled = Literal["learnt", "not applied", "unknown"]
+Settled = Literal["learnt", "no verdict", "not applied", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +106,19 @@ class AllocationState:
     def settle(self, reward: Reward, learning: Learning) -> tuple[AllocationState, Settled]:
         """Take a reward. Each boost is settled once: a repeat, and what comes after the deadline, changes nothing.
 
-        A boost that never took effect teaches nothing, and its scenario counts as idle since the boost before.
+        A boost without a verdict teaches nothing. Nor does one that never took effect, and its scenario counts as idle
+        since the boost before.
         """
         key = (reward.round, reward.uid)
         boost = next((one for one in self.pending if (one.round, one.uid) == key), None)
         if boost is None:
             return self, "unknown"
         pending = tuple(one for one in self.pending if one is not boost)
-        if reward.value is None:
-            scenarios = self._with(reward.uid, lambda one: replace(one, boosted=boost.before))
+        if not reward.applied:
+            scenarios = self._with(reward.uid, lambda one: _without_boost(one, boost))
             return replace(self, scenarios=scenarios, pending=pending), "not applied"
+        if reward.value is None:
+            return replace(self, pending=pending), "no verdict"
         value = reward.value
         scenarios = self._with(
             reward.uid,
@@ -117,13 +126,24 @@ class AllocationState:
         )
         return replace(self, scenarios=scenarios, pending=pending), "learnt"
 
+    def without_boosts(self) -> AllocationState:
+        """As if nobody had been boosted since it was first seen: for when boosts were only shown. What was learnt stays."""
+        scenarios = tuple(replace(one, boosted=None) for one in self.scenarios)
+        return replace(self, scenarios=scenarios, pending=())
+
     def without_late(self, at: int) -> AllocationState:
         """Stop waiting for rewards whose deadline has come; they are counted, not taken for 0."""
         pending = tuple(one for one in self.pending if one.deadline > at)
         return replace(self, pending=pending, late=self.late + len(self.pending) - len(pending))
 
-    def _with(self, uid: str, change: Any) -> tuple[Remembered, ...]:
-        return tuple(change(one) if one.uid == uid else one for one in self.scenarios)
+    def _with(self, uid: str, change: Callable[[Remembered], Remembered]) -> tuple[Remembered, ...]:
+        place = next(place for place, one in enumerate(self.scenarios) if one.uid == uid)
+        return (*self.scenarios[:place], change(self.scenarios[place]), *self.scenarios[place + 1 :])
+
+
+def _without_boost(one: Remembered, boost: Pending) -> Remembered:
+    # a later boost may have taken effect meanwhile
+    return replace(one, boosted=boost.before) if one.boosted == boost.round else one
 
 
 def to_text(state: AllocationState) -> str:
@@ -154,6 +174,7 @@ def to_text(state: AllocationState) -> str:
         else [
             calendar.planned,
             calendar.observations,
+            calendar.slots,
             calendar.uids,
             [[entry.scenario, entry.period, entry.offset] for entry in calendar.calendar.entries],
         ],
@@ -203,10 +224,11 @@ def _state(document: Mapping[str, Any]) -> AllocationState:
     )
     calendar = None
     if document["calendar"] is not None:
-        planned, observations, uids, entries = document["calendar"]
+        planned, observations, slots, uids, entries = document["calendar"]
         calendar = PlannedCalendar(
             planned=planned,
             observations=observations,
+            slots=slots,
             uids=tuple(uids),
             calendar=Calendar(tuple(Entry(*entry) for entry in entries)),
         )
