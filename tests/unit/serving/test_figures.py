@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from tidewheel.api.distribution import Distribution
 from tidewheel.api.ranktable import Backend, RouteGroup
 from tidewheel_workers.serving.figures import (
     SAMPLE_SECONDS,
     SAMPLES_KEPT,
-    Distribution,
     History,
     Sample,
     figures,

@@ -6,12 +6,13 @@ beside what Prometheus is shown. Quantiles are interpolated within a histogram's
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from tidewheel.api.distribution import Distribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,51 +30,12 @@ _PREFIX = "tidewheel_gateway_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
-    """A histogram at one moment."""
-
-    buckets: tuple[tuple[float, float], ...] = ()  # upper bound and how many are at most that, rising
-    total: float = 0.0  # sum of all values
-
-    @property
-    def count(self) -> float:
-        """How many values."""
-        return self.buckets[-1][1] if self.buckets else 0.0
-
-    def since(self, earlier: Distribution) -> Distribution:
-        """What came between."""
-        before = dict(earlier.buckets)
-        return Distribution(
-            buckets=tuple((bound, count - before.get(bound, 0.0)) for bound, count in self.buckets),
-            total=self.total - earlier.total,
-        )
-
-    @property
-    def mean(self) -> float | None:
-        """The mean; None of nothing."""
-        return self.total / self.count if self.count else None
-
-    def quantile(self, part: float) -> float | None:
-        """Below it lies that part of the values, 0 to 1; None of nothing."""
-        wanted = part * self.count
-        if not self.count:
-            return None
-        low, below = 0.0, 0.0
-        for bound, count in self.buckets:
-            if count >= wanted and count > below:
-                # the last bucket has no upper bound: its lower one is the best that can be said
-                return low if bound == math.inf else low + (bound - low) * (wanted - below) / (count - below)
-            low, below = bound, count
-        return low
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """A gateway's metrics at one moment; all but the open requests only rise."""
 
     at: float
-    ttft: Distribution = Distribution()
-    tpot: Distribution = Distribution()
+    ttft: Distribution = field(default_factory=Distribution)
+    tpot: Distribution = field(default_factory=Distribution)
     tokens: float = 0.0
     requests: float = 0.0
     rejections: float = 0.0  # of inquiries, by servers without a free slot
