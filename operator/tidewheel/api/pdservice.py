@@ -16,7 +16,8 @@ from tidewheel.api.model import (
     Quantity,
     ScaleSubresource,
 )
-from tidewheel.api.scenarios import MOST_SCENARIOS, ModelName, Scenario
+from tidewheel.api.scaling import Scaling, ScalingStatus
+from tidewheel.api.scenarios import MOST_SCENARIOS, ModelName, Scenario, ServiceLevel
 from tidewheel.api.status import Condition, Decision, PodCount
 
 #: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
@@ -427,6 +428,11 @@ class PDServiceSpec(ApiModel):
         ),
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
+    slo: ServiceLevel = Field(
+        ServiceLevel(),
+        description="slo is what requests of no scenario are promised, and where a scenario's own slo leaves something out.",
+    )
+    scaling: Scaling = Field(Scaling(), description="scaling is how the numbers of pods follow the load.")
     kv_transfer: KVTransfer = Field(
         KVTransfer(), description="kvTransfer is how KV caches go from prefill to decode."
     )
@@ -536,6 +542,9 @@ class PDServiceStatus(ApiModel):
         max_length=MOST_SCENARIOS + 1,
         description="scenarios are the groups by scenario, when scenarios have groups of their own.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    scaling: ScalingStatus | None = Field(
+        None, description="scaling is what the planner last found, with scaling.mode Advise or Auto."
     )
     decisions: tuple[Decision, ...] = Field(
         (),

@@ -17,11 +17,12 @@ from tidewheel.api.meta import (
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Published, RankTable, Routes
 from tidewheel.building.labels import metadata_of
-from tidewheel.planning.names import ranks_name, record_name, routes_name
+from tidewheel.planning.names import ranks_name, record_name, routes_name, scaling_name
 from tidewheel.planning.observed import ObservedService, PublishedMap
 from tidewheel.planning.times import as_exact_time
 
 RECORD_KEY = "spec.json"
+SCALING_KEY = "memory.json"
 
 
 def ranks_map(seen: ObservedService, table: RankTable, *, now: datetime) -> Manifest:
@@ -46,6 +47,16 @@ def record_map(seen: ObservedService, revision: str, spec: PDServiceSpec) -> Man
             seen, record_name(seen.name, revision), "record", labels={LABEL_REVISION: revision}
         ),
         "data": {RECORD_KEY: json.dumps(spec.to_wire(), sort_keys=True)},
+    }
+
+
+def scaling_map(seen: ObservedService, memory: str) -> Manifest:
+    """The ConfigMap that keeps what the planner of the numbers remembers; written before the pods that it asks for."""
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": metadata_of(seen, scaling_name(seen.name), "scaling"),
+        "data": {SCALING_KEY: memory},
     }
 
 

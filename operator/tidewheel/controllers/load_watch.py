@@ -13,6 +13,7 @@ import aiohttp
 
 from tidewheel.api import meta
 from tidewheel.api.manifest import PD_SERVICES, PODS, Manifest
+from tidewheel.api.scaling import Scaling
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Key
 from tidewheel.planning.load.page import PodCounts, read_page
@@ -20,12 +21,22 @@ from tidewheel.planning.load.window import Look, Window
 
 logger = logging.getLogger(__name__)
 
+_WINDOW_SECONDS = Scaling().window_seconds
 _TICK_SECONDS = 0.5
 #: How soon a service that had no planner is looked at again.
 _IDLE_SECONDS = 5.0
 _PAGE_SECONDS = 3.0
 _MOST_PAGE_BYTES = 4 * 1024 * 1024
 _AT_A_TIME = 32
+
+
+def window_seconds(manifest: Manifest) -> float | None:
+    """How long the windows of a PDService are, or None if nobody plans by its load."""
+    spec = manifest.get("spec") or {}
+    scaling = spec.get("scaling") or {}
+    if scaling.get("mode", "Off") == "Off" or spec.get("suspend"):
+        return None
+    return float(scaling.get("windowSeconds", _WINDOW_SECONDS))
 
 
 class LoadBook:

@@ -14,10 +14,11 @@ from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
-from tidewheel.building.config_maps import RECORD_KEY
+from tidewheel.building.config_maps import RECORD_KEY, SCALING_KEY
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.controllers.observe_nodes import Nodes
-from tidewheel.planning.names import place_of, ranks_name, routes_name
+from tidewheel.planning.load.window import Window
+from tidewheel.planning.names import place_of, ranks_name, routes_name, scaling_name
 from tidewheel.planning.observed import (
     ChildKind,
     Exit,
@@ -38,6 +39,7 @@ def observe_service(
     cache: Snapshot,
     refusals: tuple[Refusal, ...] = (),
     *,
+    window: Window | None = None,
     watches_nodes: bool = False,
 ) -> ObservedService:
     """Everything planning looks at. Only children whose controller ownerReference names this very object count.
@@ -46,6 +48,7 @@ def observe_service(
         manifest: the PDService.
         cache: what is known.
         refusals: what the API server refused.
+        window: the last one of the pods' metrics that has ended.
         watches_nodes: whether nodes are known: then one that is not in the cache is gone.
     """
     nodes = Nodes(cache) if watches_nodes else None
@@ -84,6 +87,8 @@ def observe_service(
         },
         records=dict(_records(by_name.values())),
         refusals=refusals,
+        window=window,
+        scaling_memory=((by_name.get(scaling_name(name)) or {}).get("data") or {}).get(SCALING_KEY, ""),
         scalers=observe_scalers(cache, metadata["namespace"], name),
     )
 

@@ -19,12 +19,13 @@ from typing import Any
 import uvloop
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from tidewheel.api.manifest import Resource
+from tidewheel.api.manifest import PD_SERVICES, Resource
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Controller, Key
 from tidewheel.controllers.defaults import service_defaults
 from tidewheel.controllers.feed import Feed
 from tidewheel.controllers.health import HealthServer, Heartbeat
+from tidewheel.controllers.load_watch import LoadBook, LoadWatch, window_seconds
 from tidewheel.controllers.loop import ControllerLoop
 from tidewheel.controllers.metrics import ControllerMetrics
 from tidewheel.controllers.settings import OperatorSettings
@@ -96,25 +97,27 @@ async def run_operator(
     stop = stop or asyncio.Event()
     connection = connect(settings.kubeconfig)
     metrics = ControllerMetrics(_registry())
+    loads = LoadBook()
     async with HttpApi(connection, user_agent="tidewheel-operator", observer=metrics.request_answered) as api:
         operator = Operator(
             settings,
             connection=connection,
             api=api,
             metrics=metrics,
-            controllers=built_in_controllers(settings) if controllers is None else controllers,
+            controllers=built_in_controllers(settings, loads) if controllers is None else controllers,
+            loads=loads,
         )
         await operator.run(stop, started)
 
 
-def built_in_controllers(settings: OperatorSettings) -> tuple[Controller, ...]:
+def built_in_controllers(settings: OperatorSettings, loads: LoadBook) -> tuple[Controller, ...]:
     """All kinds this release knows."""
     from tidewheel.controllers.pdservice import PDServiceController
     from tidewheel.controllers.scaler import PDServiceScalerController
 
     return (
         # Nodes can be read by who may read the whole cluster.
-        PDServiceController(service_defaults(settings), watches_nodes=not settings.namespaces),
+        PDServiceController(service_defaults(settings), loads, watches_nodes=not settings.namespaces),
         PDServiceScalerController(),
     )
 
@@ -130,6 +133,7 @@ class Operator:
         api: Api,
         metrics: ControllerMetrics,
         controllers: Iterable[Controller],
+        loads: LoadBook | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -153,6 +157,12 @@ class Operator:
             )
             for controller in controllers
         }
+        self._load_watch = LoadWatch(
+            self.cache,
+            loads or LoadBook(),
+            seconds_of=window_seconds,
+            has_ended=partial(self._enqueue, PD_SERVICES),
+        )
         self._feed = Feed(self.cache, controllers, self._enqueue)
         self._watching = Watching(
             connection,
@@ -249,6 +259,14 @@ class Operator:
             await self._elector.release()
 
     async def _reconcile(self) -> None:
+        async with self._load_watch:
+            watch = asyncio.create_task(self._load_watch.run(), name="load watch", context=Context())
+            try:
+                await _while(watch, self._run_loops())
+            finally:
+                await _cancel(watch)
+
+    async def _run_loops(self) -> None:
         async with asyncio.TaskGroup() as group:
             for loop in self._loops.values():
                 loop.enqueue_all()

@@ -20,6 +20,7 @@ from tidewheel.api.meta import LABEL_SERVICE, MANAGER_PDSERVICE, MANAGER_PDSERVI
 from tidewheel.building.pdservice import build_plan
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.controllers.controller import Key
+from tidewheel.controllers.load_watch import LoadBook
 from tidewheel.controllers.observe import observe_service
 from tidewheel.controllers.observe_nodes import faults_of, pods_on
 from tidewheel.planning.pdservice import plan_service
@@ -35,8 +36,11 @@ class PDServiceController:
     manager = MANAGER_PDSERVICE
     status_manager = MANAGER_PDSERVICE_STATUS
 
-    def __init__(self, defaults: ServiceDefaults, *, watches_nodes: bool = False) -> None:
+    def __init__(
+        self, defaults: ServiceDefaults, loads: LoadBook | None = None, *, watches_nodes: bool = False
+    ) -> None:
         self._defaults = defaults
+        self._loads = loads or LoadBook()
         self._watches_nodes = watches_nodes
         self._sick_nodes: set[str] = set()
         self.looks_at: tuple[Resource, ...] = (PD_SERVICE_SCALERS, *((NODES,) if watches_nodes else ()))
@@ -55,7 +59,13 @@ class PDServiceController:
         manifest = cache.get(PD_SERVICES, key.namespace, key.name)
         if manifest is None:
             return None
-        seen = observe_service(manifest, cache, refusals, watches_nodes=self._watches_nodes)
+        seen = observe_service(
+            manifest,
+            cache,
+            refusals,
+            window=self._loads.window(key),
+            watches_nodes=self._watches_nodes,
+        )
         intent = plan_service(seen, now=now, defaults=self._defaults)
         return build_plan(seen, intent, now=now, defaults=self._defaults)
 

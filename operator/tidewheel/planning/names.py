@@ -65,6 +65,11 @@ def record_name(service: str, revision: str) -> str:
     return f"{service}-{revision}-record"
 
 
+def scaling_name(service: str) -> str:
+    """The ConfigMap that keeps what the planner of the numbers remembers."""
+    return f"{service}-scaling"
+
+
 def budget_name(service: str, part: str) -> str:
     """The PodDisruptionBudget of `gateway` or `compute` pods."""
     return f"{service}-{part}"

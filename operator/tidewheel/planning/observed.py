@@ -11,6 +11,7 @@ from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
+from tidewheel.planning.load.window import Window
 from tidewheel.planning.plan import Refusal
 
 
@@ -135,3 +136,7 @@ class ObservedService:
     records: Mapping[str, PDServiceSpec] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     scalers: tuple[ObservedScaler, ...] = ()
+    #: The last window of the pods' metrics that has ended; None if none has, or none is asked for.
+    window: Window | None = None
+    #: What the planner of the numbers remembered; empty for nothing.
+    scaling_memory: str = ""

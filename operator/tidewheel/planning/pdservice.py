@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import RankTable, Routes
+from tidewheel.planning.autoscaling.step import step_scaling
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
 from tidewheel.planning.faults import is_lost
@@ -39,7 +40,7 @@ def plan_service(
 ) -> Intent:
     """What should change about a PDService.
 
-    The steps: refuse a spec that cannot work; choose for each scenario the groups to keep, to drain and to create;
+    The steps: refuse a spec that cannot work; see what the load asks for; choose for each scenario the groups to keep, to drain and to create;
     staff each kept group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
     without; and say all of it in the status. A settled service gets an intent that equals what is there.
 
@@ -60,6 +61,7 @@ def plan_service(
     groups = groups_of(seen.pods)
     routed = seen.routes.members if seen.routes else frozenset()
     refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
+    scaling = step_scaling(seen, spec, groups)
     steps = step_scenarios(
         groups,
         spec,
@@ -68,7 +70,7 @@ def plan_service(
         routed=routed,
         records=seen.records,
         refused=refused,
-        planned={**scaled_targets(spec, seen.scalers), **(targets or {})},
+        planned={**scaled_targets(spec, seen.scalers), **scaling.targets, **(targets or {})},
     )
     staffed = tuple(
         staff_group(
@@ -96,6 +98,7 @@ def plan_service(
         wanted_members=sum(one.target.prefill + one.target.decode for one in steps),
         rank_tables=tuple(_rank_tables(seen, staffed)),
         pods=tuple(_orders(seen, spec, staffed, gateways)),
+        scaling_memory=scaling.memory,
         groups=frozenset(group.name for group in groups)
         | frozenset(group.name for one in steps for group in one.step.create),
         revisions=frozenset(group.revision for group in groups) | {revision},
@@ -116,8 +119,9 @@ def plan_service(
         gateways=gateways,
         is_scaling=bool(children.pods or leaving),
     )
-    decisions, events = record(seen.status.decisions, tuple(deeds_of(seen, progress, departures)), now=now)
-    status = status_of(seen, progress, decisions, now=now)
+    deeds = (*scaling.deeds, *deeds_of(seen, progress, departures))
+    decisions, events = record(seen.status.decisions, deeds, now=now)
+    status = status_of(seen, progress, decisions, scaling=scaling.status, now=now)
     waits = [wait for _, _, wait in leaving if wait]
     waits += [
         staffing.wait for one in staffed for staffing in one.roles.values() if staffing.wait is not None

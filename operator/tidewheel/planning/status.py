@@ -10,6 +10,7 @@ from tidewheel.api.meta import LABEL_ROLE, LABEL_SCENARIO, LABEL_SERVICE
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus, RoleStatus, ScenarioStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import ConditionType, Reason
+from tidewheel.api.scaling import ScalingStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.api.status import Decision
 from tidewheel.planning.conditions import Facts, judge, judge_unbuildable
@@ -77,7 +78,12 @@ class Progress:
 
 
 def status_of(
-    seen: ObservedService, progress: Progress, decisions: tuple[Decision, ...], *, now: datetime
+    seen: ObservedService,
+    progress: Progress,
+    decisions: tuple[Decision, ...],
+    *,
+    scaling: ScalingStatus | None = None,
+    now: datetime,
 ) -> PDServiceStatus:
     """The whole status."""
     spec = progress.spec
@@ -99,6 +105,7 @@ def status_of(
         decode=_role_status(seen.pods, "decode", progress.wanted("decode")),
         gateway=_role_status(seen.pods, "gateway", progress.wanted_gateways),
         scenarios=tuple(_scenario_statuses(seen, progress)),
+        scaling=scaling,
         decisions=decisions,
     )
 

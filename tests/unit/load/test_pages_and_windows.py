@@ -62,7 +62,7 @@ class Engine:
 
 def load(first: Look, last: Look, scenario: str = "chat", **promises: float):
     promised = {"ttft_seconds": 0.25, "tpot_seconds": 0.03} | promises
-    return load_in(Window(first=first, last=last), scenario=scenario, staff=STAFF, **promised)
+    return load_in(Window(first=first, last=last), scenarios=(scenario,), staff=STAFF, **promised)
 
 
 def test_a_page_gives_what_planning_looks_at_and_leaves_the_rest():
@@ -139,7 +139,7 @@ def test_pods_that_came_count_and_pods_that_are_gone_do_not():
     staff = Staff(gateways=("g", "h"), prefills=(), decodes=())
     first, last = Look(at=0, pods={"g": old.page()}), Look(at=10, pods={"h": new.page()})
     seen = load_in(
-        Window(first=first, last=last), scenario="chat", staff=staff, ttft_seconds=1, tpot_seconds=1
+        Window(first=first, last=last), scenarios=("chat",), staff=staff, ttft_seconds=1, tpot_seconds=1
     )
     assert seen.arrivals == 2
 

@@ -1,4 +1,4 @@
-"""The load of one scenario between two looks at its pods' metrics."""
+"""The load of scenarios between two looks at their pods' metrics."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Staff:
 def load_in(
     window: Window,
     *,
-    scenario: str,
+    scenarios: Collection[str],
     staff: Staff,
     ttft_seconds: float,
     tpot_seconds: float,
 ) -> ScenarioLoad:
-    """What happened in a scenario from one look to the next.
+    """What happened in scenarios that are served together from one look to the next.
 
     A pod that was not there at first, or whose process began anew, counts from its beginning; what one did that is gone
     at last is not known and left out. T_d has the transfer in it, as in P/D-Serve (arXiv 2408.08147, §2.1); r_pre is
@@ -53,8 +53,8 @@ def load_in(
 
     Args:
         window: between which looks.
-        scenario: as gateways label it.
-        staff: its pods.
+        scenarios: as gateways label them.
+        staff: their pods.
         ttft_seconds: the promise for the first token.
         tpot_seconds: the promise for each token after it.
 
@@ -70,14 +70,20 @@ def load_in(
     decodes = _grown(first, last, staff.decodes)
 
     def of(name: str) -> Distribution:
-        return gateways.distributions.get(Series(name, scenario), Distribution())
+        found = Distribution()
+        for scenario in scenarios:
+            found = found.plus(gateways.distributions.get(Series(name, scenario), Distribution()))
+        return found
+
+    def counted(name: str) -> float:
+        return sum(gateways.values.get(Series(name, scenario), 0.0) for scenario in scenarios)
 
     ttft, tpot = of(page.TTFT), of(page.TPOT)
     prompts, outputs = of(page.PROMPT_TOKENS), of(page.OUTPUT_TOKENS)
     transfer = _mean(decodes, page.TRANSFER_SECONDS)
-    arrivals = gateways.values.get(Series(page.ARRIVALS, scenario), 0.0)
+    arrivals = counted(page.ARRIVALS)
     all_arrivals = sum(value for series, value in gateways.values.items() if series.name == page.ARRIVALS)
-    rejected = gateways.values.get(Series(page.ENDED_EARLY, scenario), 0.0)
+    rejected = counted(page.ENDED_EARLY)
     waiting = gateways.values.get(Series(page.WAITING), 0.0)
     queries = prefills.values.get(Series(page.PREFIX_QUERIES), 0.0)
     hits = prefills.values.get(Series(page.PREFIX_HITS), 0.0)
