@@ -1,0 +1,67 @@
+"""What planning a service's numbers remembers between windows and restarts: one text, equal after every repeat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tidewheel.planning.scaling.state import ScalingState, UnreadableState, from_text, to_text
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The pods that a scenario should have over all its groups, and why."""
+
+    prefill: int
+    decode: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Everything that the next decision depends on beside the spec and what is seen."""
+
+    #: When the last window ended that was decided on, in seconds since the Unix epoch.
+    at: float = 0.0
+    #: The numbers in force, by scenario; none before the first decision.
+    numbers: Mapping[str, Numbers] = field(default_factory=dict)
+    states: Mapping[str, ScalingState] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        """Compact JSON, which `from_text` reads back as the very same memory."""
+        document = {
+            "schema": _SCHEMA,
+            "at": self.at,
+            "numbers": {
+                name: [one.prefill, one.decode, one.reason] for name, one in sorted(self.numbers.items())
+            },
+            "states": {name: to_text(state) for name, state in sorted(self.states.items())},
+        }
+        return json.dumps(document, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Memory:
+        """What `to_text` wrote.
+
+        Raises:
+            UnreadableState: it is something else.
+        """
+        try:
+            document = json.loads(text)
+            if document["schema"] != _SCHEMA:
+                raise UnreadableState(f"its schema is {document['schema']}, this release reads {_SCHEMA}")
+            return cls(
+                at=float(document["at"]),
+                numbers={
+                    name: Numbers(prefill=int(prefill), decode=int(decode), reason=str(reason))
+                    for name, (prefill, decode, reason) in document["numbers"].items()
+                },
+                states={name: from_text(state) for name, state in document["states"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, UnreadableState):
+                raise
+            raise UnreadableState(f"the stored memory of scaling cannot be read: {error}") from error

@@ -1,0 +1,216 @@
+"""One step of a service's scaling: a window that ended becomes numbers of pods, or the numbers in force go on.
+
+A decision is made once for each window, and remembered with the window's end before anything is done about it. So a plan that
+is made again, by this operator or by its successor, finds the window decided and does the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from tidewheel.api.pdservice import PDServiceSpec
+from tidewheel.api.ranktable import Role
+from tidewheel.api.reasons import Reason
+from tidewheel.api.scaling import ScalingStatus, ScenarioScaling
+from tidewheel.planning.autoscaling.memory import Memory, Numbers
+from tidewheel.planning.autoscaling.terms import (
+    labels_of,
+    limits_of,
+    profile_of,
+    promises_of,
+    scenarios_with_groups,
+)
+from tidewheel.planning.decisions import Deed, shorten
+from tidewheel.planning.groups import Group
+from tidewheel.planning.load.window import Staff, Window, load_in
+from tidewheel.planning.observed import ObservedPod, ObservedService
+from tidewheel.planning.scaling.decide import Decision, decide_all
+from tidewheel.planning.scaling.observed import RoleCounts
+from tidewheel.planning.scaling.scenario import Counts, Scenario
+from tidewheel.planning.scaling.state import ScalingState, UnreadableState
+from tidewheel.planning.targets import Target, targets_of
+from tidewheel.planning.times import as_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingStep:
+    """What a plan does about the numbers of pods."""
+
+    #: By scenario; empty where the spec's own numbers stand.
+    targets: Mapping[str, Target] = field(default_factory=dict)
+    #: To be written before anything is done; None where nothing is planned.
+    memory: str | None = None
+    status: ScalingStatus | None = None
+    deeds: tuple[Deed, ...] = ()
+
+
+def step_scaling(seen: ObservedService, spec: PDServiceSpec, groups: Collection[Group]) -> ScalingStep:
+    """The numbers after the last window.
+
+    Args:
+        seen: with the last window and what was remembered.
+        spec: the service's.
+        groups: the groups there are.
+    """
+    if spec.scaling.mode == "Off" or spec.suspend:
+        return ScalingStep()
+    before = _remembered(seen)
+    window = seen.window
+    if window is None or window.last.at <= before.at:
+        return ScalingStep(
+            targets=_targets(spec, before.numbers, groups),
+            memory=seen.scaling_memory or None,
+            status=seen.status.scaling,
+        )
+    decisions, states = _decide(seen, spec, groups, window, before)
+    numbers = {name: _numbers(one) for name, one in decisions.items()}
+    after = Memory(at=window.last.at, numbers=numbers if spec.scaling.mode == "Auto" else {}, states=states)
+    return ScalingStep(
+        targets=_targets(spec, after.numbers, groups),
+        memory=after.to_text(),
+        status=_status(decisions, window),
+        deeds=tuple(_deeds(spec, before, decisions, seen.status.scaling)),
+    )
+
+
+def _remembered(seen: ObservedService) -> Memory:
+    """An unreadable memory is one of another release: planning begins anew, from the pods there are."""
+    if not seen.scaling_memory:
+        return Memory()
+    try:
+        return Memory.from_text(seen.scaling_memory)
+    except UnreadableState:
+        return Memory()
+
+
+def _decide(
+    seen: ObservedService, spec: PDServiceSpec, groups: Collection[Group], window: Window, before: Memory
+) -> tuple[dict[str, Decision], dict[str, ScalingState]]:
+    gateways = tuple(pod.uid for pod in seen.pods if pod.role == "gateway")
+    scenarios = []
+    for name in scenarios_with_groups(spec):
+        pods = [pod for group in groups if group.scenario == name for pod in group.pods]
+        promises = promises_of(spec, name)
+        load = load_in(
+            window,
+            scenarios=labels_of(spec, name),
+            staff=Staff(gateways=gateways, prefills=_uids(pods, "prefill"), decodes=_uids(pods, "decode")),
+            ttft_seconds=promises.ttft_seconds,
+            tpot_seconds=promises.tpot_seconds,
+        )
+        scenarios.append(
+            Scenario(
+                name=name,
+                load=load,
+                counts=_counts(pods, before.numbers.get(name)),
+                targets=promises,
+                limits=limits_of(spec),
+                profile=profile_of(spec),
+            )
+        )
+    decisions, states, _ = decide_all(
+        before.states, scenarios, budget=spec.scaling.device_budget, now=window.last.at
+    )
+    return decisions, states
+
+
+def _counts(pods: Iterable[ObservedPod], numbers: Numbers | None) -> Counts:
+    pods = tuple(pods)
+    return Counts(
+        prefill=_role_counts(pods, "prefill", numbers.prefill if numbers else 0),
+        decode=_role_counts(pods, "decode", numbers.decode if numbers else 0),
+    )
+
+
+def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int) -> RoleCounts:
+    """The pods there are; those asked for that are not there yet count as starting."""
+    ours = [pod for pod in pods if pod.role == role]
+    staying = [pod for pod in ours if not pod.deleting]
+    ready = sum(pod.ready for pod in staying)
+    unplaceable = sum(bool(pod.unschedulable) for pod in staying)
+    return RoleCounts(
+        ready=ready,
+        starting=len(staying) - ready - unplaceable + max(0, asked - len(staying)),
+        leaving=len(ours) - len(staying),
+        unplaceable=unplaceable,
+    )
+
+
+def _uids(pods: Iterable[ObservedPod], role: Role) -> tuple[str, ...]:
+    return tuple(pod.uid for pod in pods if pod.role == role)
+
+
+def _numbers(decision: Decision) -> Numbers:
+    return Numbers(
+        prefill=decision.prefill, decode=decision.decode, reason=f"{decision.reason}: {decision.message}"
+    )
+
+
+def _targets(
+    spec: PDServiceSpec, numbers: Mapping[str, Numbers], groups: Collection[Group]
+) -> dict[str, Target]:
+    """The numbers as groups: no more groups than are needed to keep each within its size, and none given up for it."""
+    asked = targets_of(spec)
+    targets = {}
+    for name, one in numbers.items():
+        if name not in asked:
+            continue
+        there = sum(group.scenario == name and not group.is_leaving for group in groups)
+        least = math.ceil((one.prefill + one.decode) / spec.scaling.pods_per_group)
+        count = max(least, min(there, one.prefill, one.decode), 1)
+        targets[name] = Target(
+            groups=min(count, one.prefill, one.decode),
+            prefill=one.prefill,
+            decode=one.decode,
+            reason=one.reason,
+        )
+    return targets
+
+
+def _status(decisions: Mapping[str, Decision], window: Window) -> ScalingStatus:
+    return ScalingStatus(
+        time=as_time(datetime.fromtimestamp(window.last.at, UTC)),
+        scenarios=tuple(
+            ScenarioScaling(
+                name=name,
+                prefill=one.advised[0],
+                decode=one.advised[1],
+                needed=f"{one.needed[0]}:{one.needed[1]}",
+                bottleneck=one.bottleneck,
+                reason=one.reason,
+                message=shorten(one.message, 1024),
+                requests_per_minute=round(60 * one.expected_rate),
+                forecast=one.forecast or "",
+                combined=one.combined,
+            )
+            for name, one in decisions.items()
+        ),
+    )
+
+
+def _deeds(
+    spec: PDServiceSpec, before: Memory, decisions: Mapping[str, Decision], told: ScalingStatus | None
+) -> Iterator[Deed]:
+    """What changed, once: in Auto the numbers, in Advise the advice."""
+    advised = {one.name: (one.prefill, one.decode) for one in told.scenarios} if told else {}
+    asked = targets_of(spec)
+    for name, one in decisions.items():
+        old = before.numbers.get(name)
+        if spec.scaling.mode == "Auto":
+            was = (old.prefill, old.decode) if old else (asked[name].prefill, asked[name].decode)
+            now, action = (one.prefill, one.decode), "Scale"
+        else:
+            was = advised.get(name, (asked[name].prefill, asked[name].decode))
+            now, action = one.advised, "AdviseScale"
+        if was != now:
+            yield Deed(
+                action=action,
+                reason=Reason.SCALING,
+                message=(
+                    f"scenario {name}: {was[0]} prefill and {was[1]} decode to {now[0]} and {now[1]}; "
+                    f"{one.reason}: {one.message}"
+                ),
+            )

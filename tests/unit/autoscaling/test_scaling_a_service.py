@@ -1,0 +1,186 @@
+"""A service's pods follow its load: windows of metrics on one side, the real controller and a world in miniature on the other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.autoscaling.loaded import PROFILE, LoadedWorld
+
+from tidewheel.api.manifest import CONFIG_MAPS
+from tidewheel.planning.autoscaling.memory import Memory
+from tidewheel.planning.scaling.state import UnreadableState
+
+#: Requests a second, prompt tokens, answer tokens.
+READING = (8.0, 1000.0, 20.0)
+WRITING = (1.0, 100.0, 1500.0)
+
+
+def world(**spec) -> LoadedWorld:
+    spec["scaling"] = {"profile": PROFILE} | spec.pop("scaling", {})
+    loaded = LoadedWorld(**spec)
+    loaded.settle()
+    return loaded
+
+
+def memory_of(loaded: LoadedWorld) -> Memory:
+    found = loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
+    assert found is not None
+    return Memory.from_text(found["data"]["memory.json"])
+
+
+def test_long_prompts_bring_prefills_and_long_answers_decodes_and_back():
+    loaded = world()
+    loaded.carry(4, default=READING)
+    reading = loaded.numbers
+    assert reading[0] >= 5, "eight prompts of half a second need more than four prefills"
+    assert reading[0] > 2 * reading[1]
+    loaded.carry(8, default=WRITING)
+    writing = loaded.numbers
+    assert writing[0] < reading[0]
+    assert writing[1] >= writing[0]
+    loaded.carry(4, default=READING)
+    assert loaded.numbers[0] >= 5
+    assert any("prefill" in message for message in loaded.told("Scale"))
+
+
+def test_what_was_found_stands_in_the_status_with_its_reasons():
+    loaded = world()
+    loaded.carry(2, default=READING)
+    found = loaded.found["default"]
+    assert (found["prefill"], found["decode"]) == loaded.numbers
+    assert found["needed"] == f"{loaded.numbers[0]}:{loaded.numbers[1]}"
+    assert "needed for the load" in found["message"]
+    assert found["requestsPerMinute"] >= 300
+
+
+def test_advice_is_given_once_and_not_taken():
+    loaded = world(mode="Advise")
+    loaded.carry(8, default=READING)
+    assert loaded.numbers == (1, 1)
+    assert loaded.found["default"]["prefill"] >= 5
+    advice = loaded.told("AdviseScale")
+    assert advice
+    loaded.carry(3, default=READING)
+    assert loaded.told("AdviseScale") == advice
+
+
+def test_without_a_planner_nothing_is_remembered_and_the_specs_numbers_stand():
+    loaded = world(mode="Off", prefill={"replicas": 2})
+    loaded.carry(2, default=READING)
+    assert loaded.numbers == (2, 1)
+    assert "scaling" not in loaded.service["status"]
+    assert loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling") is None
+
+
+def test_a_planner_that_is_turned_off_gives_the_numbers_back_to_the_spec():
+    loaded = world()
+    loaded.carry(3, default=READING)
+    loaded.change(scaling={"mode": "Off"})
+    loaded.settle()
+    assert loaded.numbers == (1, 1)
+    assert loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling") is None
+
+
+def test_an_operator_that_begins_anew_keeps_the_numbers_and_goes_on_with_the_next_window():
+    loaded, twin = world(), world()
+    for one in (loaded, twin):
+        one.carry(3, default=READING)
+    before = loaded.numbers
+    loaded.restart_operator()
+    loaded.settle()
+    assert loaded.numbers == before
+    for one in (loaded, twin):
+        one.carry(2, default=(12.0, 1000.0, 20.0))
+    assert loaded.numbers == twin.numbers
+    assert memory_of(loaded).numbers == memory_of(twin).numbers
+    assert memory_of(loaded).states == memory_of(twin).states
+
+
+def test_a_window_is_decided_before_anything_is_done_about_it_and_only_once():
+    loaded = world()
+    loaded.carry(1, default=READING)
+    loaded.end_window(default=(12.0, 1000.0, 20.0))
+    plan = loaded.plan()
+    kinds = [manifest["kind"] for manifest in plan.apply]
+    names = [manifest["metadata"]["name"] for manifest in plan.apply]
+    assert names.index("chat-scaling") < kinds.index("Pod")
+    loaded.settle()
+    remembered = memory_of(loaded)
+    loaded.reconcile()
+    assert memory_of(loaded) == remembered
+
+
+def test_a_memory_that_cannot_be_read_is_begun_anew_from_the_pods_there_are():
+    loaded = world()
+    loaded.carry(3, default=READING)
+    found = loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
+    found["data"]["memory.json"] = '{"schema": 99}'
+    loaded.put(found, CONFIG_MAPS)
+    with pytest.raises(UnreadableState, match="schema is 99"):
+        Memory.from_text(found["data"]["memory.json"])
+    loaded.end_window(default=READING)
+    loaded.settle()
+    assert loaded.numbers[0] >= 5
+    assert memory_of(loaded).at == loaded.book.window(("ns", "chat")).last.at
+
+
+def test_each_scenario_with_groups_of_its_own_is_planned_by_its_own_load():
+    code = {"name": "code", "match": {"modelAliases": ["coder"]}, "groups": {"replicas": 1}}
+    loaded = world(scenarios=[code])
+    loaded.carry(4, default=(0.2, 100.0, 20.0), code=READING)
+    assert loaded.number("prefill", "code") >= 5
+    assert loaded.numbers == (1, 1)
+
+
+def test_requests_of_scenarios_without_groups_are_the_default_groups_load():
+    loaded = world(scenarios=[{"name": "code", "match": {"modelAliases": ["coder"]}}])
+    loaded.carry(4, default=(4.0, 1000.0, 20.0), code=(4.0, 1000.0, 20.0))
+    assert loaded.numbers[0] >= 5
+
+
+def test_a_suspended_service_is_not_planned():
+    loaded = world()
+    loaded.carry(2, default=READING)
+    loaded.change(suspend=True)
+    loaded.settle()
+    assert loaded.numbers == (0, 0)
+
+
+def test_groups_come_only_when_the_ones_there_are_would_be_too_large():
+    loaded = LoadedWorld(
+        scaling={"profile": PROFILE, "podsPerGroup": 4}, rollout={"maxSurgeGroups": 16, "maxSkewPercent": 400}
+    )
+    loaded.wanted_groups = lambda _: 16  # what a planner may ask for here
+    loaded.settle()
+    loaded.carry(4, default=READING)
+    groups = {
+        pod["metadata"]["labels"]["tidewheel.dev/group"]
+        for pod in loaded.pods
+        if "gateway" not in pod["metadata"]["name"]
+    }
+    prefill, decode = loaded.numbers
+    assert len(groups) == min(-(-(prefill + decode) // 4), decode)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    loads=st.lists(
+        st.tuples(st.floats(0, 12), st.floats(1, 1500), st.floats(1, 400)), min_size=1, max_size=3
+    ),
+    budget=st.integers(2, 12),
+)
+def test_whatever_comes_the_budget_holds_and_each_role_has_a_pod(loads, budget):
+    loaded = world(scaling={"deviceBudget": budget, "holdSeconds": 30})
+    for load in loads:
+        loaded.carry(default=load)
+        assert sum(loaded.numbers) <= max(budget, 2)
+        assert min(loaded.numbers) >= 1
+
+
+def test_a_budget_that_binds_says_so():
+    loaded = world(scaling={"deviceBudget": 4})
+    loaded.carry(3, default=(20.0, 1000.0, 200.0))
+    assert sum(loaded.numbers) == 4
+    assert loaded.found["default"]["reason"] in ("BudgetBinds", "BudgetTooSmall")
+    assert "budget" in loaded.found["default"]["message"]
