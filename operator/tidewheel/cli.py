@@ -274,17 +274,26 @@ def simulate_pdservice(*, html: Path | None, plot: Path | None, as_json: bool, *
 @click.option("--most", type=click.IntRange(min=2), default=16, show_default=True, help="Largest batch.")
 @click.option("--out", type=_FILE, default=Path("profile.csv"), show_default=True)
 def profile(*, model: str, device: str, longest: int, most: int, out: Path) -> None:
-    """Measure the engine with MODEL on this machine, for `simulate pdservice --profile`.
+    """Measure the engine with MODEL on this machine, for `simulate pdservice --profile` and for spec.scaling.profile.
 
-    MODEL is package:<distribution> or path:<directory or .gguf file>. Needs the workers' packages.
+    MODEL is package:<distribution> or path:<directory or .gguf file>. Needs the workers' packages. Other work on the machine
+    spoils it.
     """
+    import yaml
+    from rich.console import Console
+
+    from tidewheel.profiling import Found, TooLittleMeasured
     from tidewheel.simulating import CannotSimulate, measure_profile
 
     try:
         rows = measure_profile(model, device=device, longest=longest, most=most, out=out)
-    except CannotSimulate as error:
+        with out.open() as lines:
+            found = Found.read(lines)
+    except (CannotSimulate, TooLittleMeasured) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{out}: {rows} measurements")
+    Console(stderr=True).print(found.table())
+    click.echo(f"# {out}: {rows} measurements")
+    click.echo(yaml.safe_dump({"scaling": {"profile": found.profile.to_wire()}}, sort_keys=False).rstrip())
 
 
 def _say(what: str) -> None:

@@ -83,7 +83,10 @@ async def test_the_ratio_follows_the_work_and_no_request_fails(namespace: Namesp
     def numbers() -> tuple[int, int]:
         return tuple(
             sum(
-                any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+                any(
+                    c["type"] == "Ready" and c["status"] == "True"
+                    for c in pod["status"].get("conditions", ())
+                )
                 for pod in namespace.pods(role)
             )
             for role in ("prefill", "decode")

@@ -379,19 +379,6 @@ class Rollout(ApiModel):
     )
 
 
-class Scaling(ApiModel):
-    """Who decides how many groups and pods there are."""
-
-    mode: Literal["Off", "Advise", "Auto"] = Field(
-        "Off",
-        description=(
-            "mode Off: the numbers of this spec hold, or those of PDServiceScalers. Advise: they hold, and the status tells what "
-            "a planner would choose. Auto: the planner's numbers hold; until it has decided, those of this spec. "
-            "PDServiceScalers are refused."
-        ),
-    )
-
-
 class PDServiceSpec(ApiModel):
     """What is asked for."""
 
@@ -437,7 +424,6 @@ class PDServiceSpec(ApiModel):
         KVTransfer(), description="kvTransfer is how KV caches go from prefill to decode."
     )
     rollout: Rollout = Field(Rollout(), description="rollout bounds how a change is rolled out.")
-    scaling: Scaling = Field(Scaling(), description="scaling is who decides how many pods there are.")
     drain_seconds: int = Field(
         30, ge=1, le=3600, description="drainSeconds is how long a leaving pod may finish its requests."
     )

@@ -169,6 +169,36 @@ def fitted(points: Sequence[tuple[float, float, float]]) -> DecodeLaw:
         names.pop(worst)
 
 
+def fitted_prefill(points: Sequence[tuple[float, float]]) -> PrefillLaw:
+    """The law through (tokens, seconds) that errs least in squares; parts that come out negative are left out.
+
+    The part for each token stays whatever it is: prompts that cost nothing by the token are no measurement.
+
+    Raises:
+        BadProfile: longer prompts do not take longer.
+    """
+    names = [0, 1, 2] if len(points) > 2 else [0, 1]
+    while True:
+        columns = [[(1.0, tokens, tokens**2)[name] for name in names] for tokens, _ in points]
+        parts = dict(zip(names, _least_squares(columns, [seconds for _, seconds in points]), strict=True))
+        negative = [name for name in names if parts[name] < 0]
+        if not negative:
+            break
+        left_out = min((name for name in negative if name != 1), key=lambda name: parts[name], default=None)
+        if left_out is None:
+            if 2 not in names:
+                raise BadProfile("longer prompts do not take longer; measure again, on a machine at rest")
+            left_out = 2
+        names.remove(left_out)
+    if parts[1] <= 0:
+        raise BadProfile("prompts cost nothing by the token; measure longer ones")
+    return PrefillLaw(
+        base_seconds=parts.get(0, 0.0),
+        seconds_per_token=parts[1],
+        seconds_per_token_squared=parts.get(2, 0.0),
+    )
+
+
 class _Arrays:
     def __init__(self, arrays: Mapping[str, tuple[float, ...]]) -> None:
         self._arrays = arrays
