@@ -14,8 +14,8 @@ from tidewheel.planning.scaling.online import SignState
 from tidewheel.planning.scaling.sizing import Workload
 
 SCHEMA = 1
-#: How long requests count for what the scenario's requests are like, in seconds.
-_MEMORY = 900.0
+#: How long requests count for what the scenario's requests are like: in windows, and at most in seconds.
+_MEMORY_WINDOWS, _MEMORY_SECONDS = 30, 900.0
 
 
 class UnreadableState(ValueError):
@@ -52,8 +52,8 @@ class ScalingState:
 
 
 def remember(state: ScalingState, load: ScenarioLoad) -> ScalingState:
-    """What requests are like after a window: means over arrivals that fade within a quarter of an hour."""
-    fade = math.exp(-load.seconds / _MEMORY)
+    """What requests are like after a window: means over arrivals that fade within thirty windows or a quarter of an hour."""
+    fade = math.exp(-load.seconds / min(_MEMORY_SECONDS, _MEMORY_WINDOWS * load.seconds))
     arrivals = state.arrivals * fade + load.arrivals
     finished = state.finished * fade + load.finished
     old, new = state.work, {}
