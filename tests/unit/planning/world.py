@@ -181,11 +181,14 @@ class World:
             conditions.append(
                 {"type": NODE_DEVICES_HEALTHY, "status": "False", "reason": sick, "message": message, **since}
             )
-        node = {"metadata": {"name": name, "uid": f"uid-{name}"}, "status": {"conditions": conditions}}
+        live = self.cache.get(NODES, "", name)
+        uid = live["metadata"]["uid"] if live else f"uid-{next(self._uids)}"
+        node = {"metadata": {"name": name, "uid": uid}, "status": {"conditions": conditions}}
         self.put(node, NODES)
 
     def delete_node(self, name: str) -> None:
-        self.cache.forget(NODES, "", name, f"uid-{name}")
+        if (live := self.cache.get(NODES, "", name)) is not None:
+            self.cache.forget(NODES, "", name, live["metadata"]["uid"])
 
     def has_node(self, name: str) -> bool:
         return self.cache.get(NODES, "", name) is not None
