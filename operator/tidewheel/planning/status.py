@@ -104,8 +104,8 @@ def status_of(
 
 
 def _scenario_statuses(seen: ObservedService, progress: Progress) -> Iterator[ScenarioStatus]:
-    """One per scenario, if there is any with groups of its own."""
-    if len(progress.scenarios) == 1:
+    """One per scenario, if any has groups of its own, or somebody else than the spec may decide the numbers."""
+    if len(progress.scenarios) == 1 and progress.spec.scaling.mode == "Off" and not seen.scalers:
         return
     for one in progress.scenarios:
         pods = [pod for group in one.groups for pod in group.pods]
