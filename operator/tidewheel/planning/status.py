@@ -141,6 +141,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
     """What the conditions are judged by."""
     spec = progress.spec
     members = tuple(progress.members)
+    staying = {pod.uid for pod in members}
     return Facts(
         suspended=spec.suspend,
         wanted_groups=progress.wanted_groups,
@@ -152,7 +153,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
         wanted_pods=progress.wanted("prefill") + progress.wanted("decode") + progress.wanted_gateways,
         ready_pods=sum(pod.ready for pod in members),
-        leaving_pods=sum(pod.deleting or pod not in members for pod in seen.pods),
+        leaving_pods=sum(pod.deleting or pod.uid not in staying for pod in seen.pods),
         revision=progress.revision,
         is_rolling_out=progress.wanted_groups > 0
         and (
