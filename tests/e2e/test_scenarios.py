@@ -75,18 +75,18 @@ async def test_each_scenario_is_served_by_its_own_groups(namespace: Namespace) -
 
 
 async def test_a_scenario_has_no_more_requests_than_it_may(namespace: Namespace) -> None:
-    limited = {**CODE, "groups": None, "limits": {"maxInFlight": 1}}
-    namespace.apply(pd_service(scenarios=[{k: v for k, v in limited.items() if v is not None}]))
+    limited = {"name": "code", "match": CODE["match"], "limits": {"maxInFlight": 1}}
+    namespace.apply(pd_service(scenarios=[limited]))
     namespace.wait_settled()
     outcomes = await asyncio.gather(
-        *(ask(namespace, "coder") for _ in range(12)),
+        *(ask(namespace, "coder") for _ in range(40)),
         *(ask(namespace) for _ in range(4)),
         return_exceptions=True,
     )
-    refused = [one for one in outcomes[:12] if isinstance(one, RateLimitError)]
+    refused = [one for one in outcomes[:40] if isinstance(one, RateLimitError)]
     assert refused
     assert all(one.code == "scenario_limit" for one in refused)
-    assert not [one for one in outcomes[12:] if isinstance(one, BaseException)], "others are not affected"
+    assert not [one for one in outcomes[40:] if isinstance(one, BaseException)], "others are not affected"
 
 
 async def test_a_ratio_changes_up_and_back_without_a_failed_request(namespace: Namespace) -> None:
