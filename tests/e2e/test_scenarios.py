@@ -75,18 +75,18 @@ async def test_each_scenario_is_served_by_its_own_groups(namespace: Namespace) -
 
 
 async def test_a_scenario_has_no_more_requests_than_it_may(namespace: Namespace) -> None:
-    limited = {**CODE, "groups": None, "limits": {"maxInFlight": 1}}
-    namespace.apply(pd_service(scenarios=[{k: v for k, v in limited.items() if v is not None}]))
+    limited = {"name": "code", "match": CODE["match"], "limits": {"maxInFlight": 1}}
+    namespace.apply(pd_service(scenarios=[limited]))
     namespace.wait_settled()
     outcomes = await asyncio.gather(
-        *(ask(namespace, "coder") for _ in range(12)),
+        *(ask(namespace, "coder") for _ in range(40)),
         *(ask(namespace) for _ in range(4)),
         return_exceptions=True,
     )
-    refused = [one for one in outcomes[:12] if isinstance(one, RateLimitError)]
+    refused = [one for one in outcomes[:40] if isinstance(one, RateLimitError)]
     assert refused
     assert all(one.code == "scenario_limit" for one in refused)
-    assert not [one for one in outcomes[12:] if isinstance(one, BaseException)], "others are not affected"
+    assert not [one for one in outcomes[40:] if isinstance(one, BaseException)], "others are not affected"
 
 
 async def test_a_ratio_changes_up_and_back_without_a_failed_request(namespace: Namespace) -> None:
@@ -220,3 +220,41 @@ def test_a_plan_tells_what_the_operator_then_does(namespace: Namespace, tmp_path
     namespace.apply(pd_service(decode={"replicas": 2}))
     namespace.wait_settled()
     assert created.split()[2] in uids(namespace)
+
+
+async def test_a_pod_on_a_sick_device_is_substituted_and_nobody_else_notices(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    if not namespace.cluster.is_local:
+        pytest.skip("the detector's file has to be on the node")
+    service = pd_service(decode={"replicas": 2})
+    (worker,) = service["spec"]["decode"]["template"]["spec"]["containers"]
+    # Each pod's name stands for its device.
+    told = {
+        "TIDEWHEEL_DEVICE_HEALTH_FILE": "/etc/tidewheel/device-health/health.json",
+        "TIDEWHEEL_DEVICES_VARIABLE": "POD_NAME",
+    }
+    mount = {"name": "device-health", "mountPath": "/etc/tidewheel/device-health"}
+    env = [*worker["env"], *({"name": name, "value": value} for name, value in told.items())]
+    service["spec"]["decode"]["template"] = {
+        "spec": {
+            "containers": [worker | {"env": env, "volumeMounts": [mount]}],
+            "volumes": [{"name": "device-health", "hostPath": {"path": str(tmp_path)}}],
+        }
+    }
+    namespace.apply(service)
+    namespace.wait_settled()
+    first = uids(namespace)
+    sick = namespace.pods("decode")[0]["metadata"]["name"]
+    async with steady_load(lambda: ask(namespace)) as outcomes:
+        (tmp_path / "health.json").write_text(
+            json.dumps({"devices": {sick: {"level": "Replace", "message": "ECC error"}}})
+        )
+        await asyncio.to_thread(eventually, lambda: f"{sick}-1" in uids(namespace))
+        await asyncio.to_thread(namespace.wait_settled)
+    assert [one for one in outcomes if isinstance(one, BaseException)] == []
+    last = uids(namespace)
+    assert {name: uid for name, uid in first.items() if name != sick}.items() <= last.items()
+    assert last.keys() - first.keys() == {f"{sick}-1"}
+    decisions = namespace.get("pds", "chat")["status"]["decisions"]
+    assert any(one["reason"] == "DeviceUnhealthy" and "ECC error" in one["message"] for one in decisions)

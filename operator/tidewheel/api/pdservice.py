@@ -526,7 +526,10 @@ class PDServiceStatus(ApiModel):
     scenarios: tuple[ScenarioStatus, ...] = Field(
         (),
         max_length=MOST_SCENARIOS + 1,
-        description="scenarios are the groups by scenario, when scenarios have groups of their own.",
+        description=(
+            "scenarios are the groups by scenario, when scenarios have groups of their own, or when something else than this "
+            "spec may decide how many pods there are."
+        ),
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     scaling: ScalingStatus | None = Field(

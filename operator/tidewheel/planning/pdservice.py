@@ -14,7 +14,7 @@ from tidewheel.planning.faults import is_lost
 from tidewheel.planning.gateways import GatewayStep, step_gateways
 from tidewheel.planning.groups import groups_of
 from tidewheel.planning.intent import Children, Departure, Intent, PodOrder
-from tidewheel.planning.members import StaffedGroup, staff_group
+from tidewheel.planning.members import Joining, StaffedGroup, staff_group
 from tidewheel.planning.names import gateway_name, member_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
@@ -201,16 +201,15 @@ def _leaving(
     for one in staffed:
         ranks = seen.ranks.get(one.group.name)
         for pod, why in one.leave:
-            if not is_lost(pod) or _is_replaced(pod, one.stay):
+            staffing = one.roles[pod.role]
+            if not (is_lost(pod) and _awaits_substitute(pod, staffing.stay, staffing.join)):
                 yield pod, why, time_to_leave(pod, routes=seen.routes, ranks=ranks, now=now, settle=settle)
     for pod, why in gateways.delete:
-        if not is_lost(pod) or _is_replaced(pod, gateways.keep):
+        if not (is_lost(pod) and _awaits_substitute(pod, gateways.keep, gateways.create)):
             yield pod, why, timedelta(0)
 
 
-def _is_replaced(pod: ObservedPod, others: Sequence[ObservedPod]) -> bool:
-    """Whether a substitute serves: until then a pod on a lost node may come back."""
-    return any(
-        one.ready and (one.role, one.ordinal) == (pod.role, pod.ordinal) and one.incarnation > pod.incarnation
-        for one in others
-    )
+def _awaits_substitute(pod: ObservedPod, others: Sequence[ObservedPod], join: Sequence[Joining]) -> bool:
+    """Whether somebody takes its place who does not serve yet: until then a pod on a lost node may come back."""
+    held = (one.ordinal == pod.ordinal and one.revision == pod.revision and not one.ready for one in others)
+    return any(held) or any(joining.replaces == pod for joining in join)

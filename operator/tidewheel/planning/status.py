@@ -111,8 +111,8 @@ def status_of(
 
 
 def _scenario_statuses(seen: ObservedService, progress: Progress) -> Iterator[ScenarioStatus]:
-    """One per scenario, if there is any with groups of its own."""
-    if len(progress.scenarios) == 1:
+    """One per scenario, if any has groups of its own, or somebody else than the spec may decide the numbers."""
+    if len(progress.scenarios) == 1 and progress.spec.scaling.mode == "Off" and not seen.scalers:
         return
     for one in progress.scenarios:
         pods = [pod for group in one.groups for pod in group.pods]
@@ -148,6 +148,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
     """What the conditions are judged by."""
     spec = progress.spec
     members = tuple(progress.members)
+    staying = {pod.uid for pod in members}
     return Facts(
         suspended=spec.suspend,
         wanted_groups=progress.wanted_groups,
@@ -159,7 +160,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         ready_gateways=sum(pod.ready for pod in progress.gateways.keep),
         wanted_pods=progress.wanted("prefill") + progress.wanted("decode") + progress.wanted_gateways,
         ready_pods=sum(pod.ready for pod in members),
-        leaving_pods=sum(pod.deleting or pod not in members for pod in seen.pods),
+        leaving_pods=sum(pod.deleting or pod.uid not in staying for pod in seen.pods),
         revision=progress.revision,
         is_rolling_out=progress.wanted_groups > 0
         and (

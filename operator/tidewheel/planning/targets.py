@@ -78,6 +78,11 @@ def targets_of(spec: PDServiceSpec, planned: Mapping[str, Target] | None = None)
     if spec.suspend:
         nothing = Target(groups=0, prefill=0, decode=0, reason="the service is suspended")
         return dict.fromkeys(asked, nothing)
+    if spec.scaling.mode == "Auto":
+        asked = {
+            name: replace(target, reason=f"{target.reason}, as no planner has decided yet")
+            for name, target in asked.items()
+        }
     return {name: (planned or {}).get(name, target).bounded() for name, target in asked.items()}
 
 

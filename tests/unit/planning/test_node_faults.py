@@ -68,6 +68,23 @@ def test_a_lost_nodes_pod_is_substituted_once_and_deleted_when_its_substitute_se
     assert len(named(world, "decode-1")) == len(named(world, "prefill-0")) == 1, "nobody else is touched"
 
 
+def test_a_pod_on_a_lost_node_that_is_not_wanted_any_more_is_not_waited_for():
+    world = placed(gateway={"replicas": 1})
+    world.put_node("a", ready=False)
+    world.now += NODE_PATIENCE
+    world.change(image="two")
+    for _ in range(8):
+        world.reconcile()
+        for one in world.pods:
+            if not one["spec"].get("nodeName"):
+                world.bind(one["metadata"]["name"], "b")
+            if one["spec"].get("nodeName", "b") == "b":
+                world.run_pod(one["metadata"]["name"])
+        world.end_pods()
+        world.now += timedelta(seconds=3)
+    assert len(named(world, "gateway")) == 1
+
+
 def test_a_node_that_comes_back_in_time_keeps_its_pod():
     world = placed()
     world.put_node("b", ready=False)

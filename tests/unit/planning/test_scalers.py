@@ -108,6 +108,8 @@ def test_in_auto_mode_the_service_does_not_move():
     world.put_scaler("one", replicas=3)
     world.settle()
     assert world.service["status"]["decode"]["summary"] == "1/1"
+    (told,) = world.service["status"]["scenarios"]
+    assert told["reason"] == "spec.groups is 1, as no planner has decided yet"
 
 
 def test_a_condition_keeps_its_time_while_its_status_stays():

