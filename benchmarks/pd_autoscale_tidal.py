@@ -54,7 +54,7 @@ TARGETS = Targets(ttft_seconds=0.5, tpot_seconds=0.02, attainment=0.99)
 #: Of the static peaks together: the two tides are out of phase, so less than their sum is enough.
 BUDGET = 0.9
 #: Shares that the clairvoyant keeps in each window; the leanest that keeps the promise over the week is the ideal.
-LEAN = (0.93, 0.945, 0.96, 0.975, 0.99)
+LEAN = (0.88, 0.9, 0.92, 0.94, 0.96, 0.98, 0.99)
 #: A wandering rate as measured in the hour of 2023, for the volume of 2024: as many independent sources more as there are
 #: more requests, so the deviation of 30-second means (1.27 and 0.22) falls by the root of that (10.8 and 8.2).
 SURGES = {"code": Surge(deviation=0.39, seconds=25.0), "conv": Surge(deviation=0.08, seconds=240.0)}
@@ -113,9 +113,9 @@ def tidal(
     figures: dict[str, float], console: Console, *, quick: bool, plot: Path | None, traces: Path | None = None
 ) -> list[Check]:
     """All cases; adds to the figures and gives the checks."""
-    days = 2.0 if quick else 7.0
     checks: list[Check] = []
     for case in CASES[:2] if quick else CASES:
+        days = 7.0 if case.checked and not quick else 2.0
         runs = _case(case, days, plot if case is CASES[0] else None, traces)
         rows = {name: _row(of_each) for name, of_each in runs.items()}
         console.print(_table(case, days, rows))
@@ -133,7 +133,7 @@ def tidal(
 
 
 def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> dict[str, dict[str, FluidRun]]:
-    scenarios = _scenarios(case, days, traces)
+    scenarios = scenarios_of(case, days, traces)
     peaks = {scenario.name: _peak(case, scenario) for scenario in scenarios}
     budget = math.ceil(BUDGET * sum(map(sum, peaks.values())))
     settings = FluidSettings(window=WINDOW, startup=case.startup, accelerators=budget)
@@ -160,7 +160,8 @@ def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> di
     return runs
 
 
-def _scenarios(case: Case, days: float, traces: Path | None) -> list[FluidScenario]:
+def scenarios_of(case: Case, days: float, traces: Path | None) -> list[FluidScenario]:
+    """Code and conversation, with the arrivals that all planners face."""
     scenarios = []
     for name, rates in _week().items():
         work = replace(_lengths(name, traces), arrival_dispersion=case.dispersion)

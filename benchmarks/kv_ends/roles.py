@@ -178,7 +178,7 @@ class PrefillEnd:
 
     async def withdraw(self, link: str, hand_over: HandOver) -> None:
         """Nobody will fetch it."""
-        self._servers[link].withdraw(hand_over)
+        self._servers[link].withdraw(hand_over.remote_bearer)
 
     async def begin(self, link: str, tokens: list[int]) -> HandOver:
         """Begin to compute a prompt that may be fetched at once."""

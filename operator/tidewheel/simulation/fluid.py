@@ -358,7 +358,7 @@ class _Line:
             return 2 * objective, objective
         blocked = blocked_share(servers, offered)
         late = 1 - self._prefill.in_time(blocked, servers, offered)
-        variability, dispersion = self._prefill.variability, self.scenario.work.arrival_dispersion
+        variability = self._prefill.variability
         if offered < servers:
             delayed = blocked / (1 - offered / servers * (1 - blocked))
             wait = min(objective, delayed * variability * self._prefill.mean / (servers - offered))
@@ -366,13 +366,11 @@ class _Line:
             wait = objective
         if late >= 0.1:
             return objective * min(2.0, late / 0.1), wait
-        points = self._prefill.points
         low, high = 0.0, objective
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            within = PrefillWork.of(points, ttft_seconds=middle, arrival_variability=dispersion)
-            share = within.in_time(blocked, servers, offered) * (1 - within.hopeless_share)
-            low, high = (low, middle) if share >= 0.9 else (middle, high)
+            is_enough = self._prefill.within(middle, blocked, servers, offered) >= 0.9
+            low, high = (low, middle) if is_enough else (middle, high)
         return high, wait
 
 

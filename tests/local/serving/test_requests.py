@@ -179,6 +179,17 @@ def test_a_full_prefill_refuses_at_once_and_released_kv_makes_room(service):
     eventually(lambda: service.slots_used() == 0)
 
 
+def test_who_chose_a_bearer_gives_kv_up_without_having_seen_the_answer(service):
+    prefill, bearer = service.prefill[0].url, "0123456789abcdef" * 2
+    params = {"do_remote_decode": True, "remote_bearer": bearer}
+    post(f"{prefill}/v1/chat/completions", json.dumps(ask("hi", kv_transfer_params=params)).encode())
+    assert service.slots_used() == 1
+    release = json.dumps({"remote_bearer": bearer}).encode()
+    assert post(f"{prefill}/kv/release", release)[2] == {"released": True}
+    eventually(lambda: service.slots_used() == 0)
+    assert post(f"{prefill}/kv/release", release)[2] == {"released": False}
+
+
 def test_workers_show_the_metrics_that_dashboards_know(service):
     for worker in service.members:
         assert worker.metric("vllm:num_requests_running", model_name=MODEL, engine="0") == 0

@@ -65,6 +65,24 @@ async def test_aliases_are_models(service, client):
     assert service.gateway.metric("tidewheel_gateway_requests_total", scenario="code", code="200") == 1
 
 
+async def test_what_a_scenarios_requests_are_like_is_counted_for_it(service, client):
+    def counted(name: str) -> float:
+        return service.gateway.metric(f"tidewheel_gateway_{name}", scenario="code")
+
+    names = ("arrivals_total", "request_prompt_tokens_sum", "request_output_tokens_sum")
+    streams = ("time_to_first_token_seconds_count", "time_per_output_token_seconds_count")
+    before = {name: counted(name) for name in (*names, *streams)}
+    whole = await client.chat.completions.create(**ask("ten letters") | {"model": "coder"})
+    stream = await client.chat.completions.create(**ask("hello", stream=True) | {"model": "coder"})
+    assert [chunk async for chunk in stream]
+    eventually(lambda: counted("request_output_tokens_count") >= 2)
+    told = {name: counted(name) - value for name, value in before.items()}
+    assert told["arrivals_total"] == 2
+    assert told["request_prompt_tokens_sum"] == whole.usage.prompt_tokens + 5
+    assert told["request_output_tokens_sum"] == whole.usage.completion_tokens + 5
+    assert [told[name] for name in streams] == [1, 1]
+
+
 async def test_a_scenarios_requests_wait_as_long_as_it_says(service, client):
     async with all_prefills_busy(service):
         patient = asyncio.create_task(client.chat.completions.create(**ask("a patient one")))
@@ -90,6 +108,17 @@ async def test_short_prompts_are_computed_by_the_decode_meanwhile(service, clien
         answer = await client.chat.completions.create(**ask("hello"))
         assert answer.choices[0].message.content == "hello"
     assert service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total") == 1
+
+
+async def test_their_length_is_known_also_where_no_prefill_told_it(service, client):
+    def counted() -> float:
+        return service.gateway.metric("tidewheel_gateway_request_prompt_tokens_sum", scenario="default")
+
+    before = counted()
+    async with all_prefills_busy(service):
+        stream = await client.chat.completions.create(**ask("hello", stream=True))
+        assert [chunk async for chunk in stream]
+    await asyncio.to_thread(eventually, lambda: counted() - before == 5)
 
 
 async def test_no_more_wait_than_may_and_those_who_do_are_served_in_their_order(service, client):

@@ -1,7 +1,12 @@
-"""A tiny random Llama for exact questions, and SmolLM2 loaded once for real ones."""
+"""A tiny random Llama for exact questions, and SmolLM2 loaded once for real ones.
+
+The tiny one is on the CPU, or where TIDEWHEEL_TEST_DEVICE says (`cuda`, `npu`): whoever has such a device runs the tests of
+the model and the engine there.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,7 +14,7 @@ import torch
 from tests.unit.llm.recalling import Letters
 
 from tidewheel_workers.llm.config import ModelConfig
-from tidewheel_workers.llm.device import use_threads
+from tidewheel_workers.llm.device import find_device, use_threads
 from tidewheel_workers.llm.engine import Engine, EngineLimits
 from tidewheel_workers.llm.kv import KVCache, KVLayout
 from tidewheel_workers.llm.loading import LoadedModel, load_model, read_llama, read_native
@@ -111,7 +116,13 @@ LlamaOf = Callable[..., Llama]
 
 
 @pytest.fixture(scope="session")
-def llama_of() -> LlamaOf:
+def device() -> torch.device:
+    """Where torch's operations compute."""
+    return torch.device(find_device(os.environ.get("TIDEWHEEL_TEST_DEVICE") or "cpu").torch_device)
+
+
+@pytest.fixture(scope="session")
+def llama_of(device: torch.device) -> LlamaOf:
     """Builds a model from tensors under Hugging Face's names."""
 
     def make(
@@ -121,7 +132,7 @@ def llama_of() -> LlamaOf:
         quantization: Quantization = "None",
     ) -> Llama:
         file = TensorsInMemory(config, tensors)
-        return read_llama(file, device=torch.device("cpu"), dtype=dtype, quantization=quantization)
+        return read_llama(file, device=device, dtype=dtype, quantization=quantization)
 
     return make
 
@@ -158,7 +169,7 @@ def new_engine(tiny: Llama) -> NewEngine:
     """Makes engines over the tiny model, each with a KV cache of its own."""
 
     def make(*, blocks: int = 64, block_size: int = 4, **limits: int) -> Engine:
-        kv = KVCache(KVLayout.of(TINY, tiny.dtype, block_size), blocks=blocks)
+        kv = KVCache(KVLayout.of(TINY, tiny.dtype, block_size), blocks=blocks, device=tiny.device)
         return Engine(tiny, Letters(), kv, EngineLimits(**limits))
 
     return make

@@ -59,12 +59,12 @@ def by_the_book(config: ModelConfig, tensors: dict[str, torch.Tensor], tokens: l
 
 
 def new_kv(model: Llama) -> KVCache:
-    return KVCache(KVLayout.of(model.config, model.dtype, 4), blocks=32)
+    return KVCache(KVLayout.of(model.config, model.dtype, 4), blocks=32, device=model.device)
 
 
 def run(model: Llama, kv: KVCache, tokens: list[int], *batch: Segment) -> torch.Tensor:
     with torch.inference_mode():
-        return model.forward(torch.tensor(tokens), batch, kv)
+        return model.forward(torch.tensor(tokens), batch, kv).cpu()
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:

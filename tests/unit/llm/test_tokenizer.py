@@ -55,9 +55,9 @@ def test_special_tokens_in_a_text_are_characters_unless_asked_for(
     assert END not in tokenizer.encode(text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode(text, parse_special=True) == [
-        *tokenizer.encode(before),
+        *tokenizer.encode(before, parse_special=True),
         END,
-        *tokenizer.encode(after),
+        *tokenizer.encode(after, parse_special=True),
     ]
 
 

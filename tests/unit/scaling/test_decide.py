@@ -61,6 +61,12 @@ def test_growth_waits_for_nothing_and_shrinking_waits():
     assert "Holding" in [one.reason for one in decisions[40:]]
 
 
+def test_who_has_forgotten_everything_gives_nothing_back_at_once():
+    at = asked(live([20.0] * 8, start=(9, 5))[0])
+    assert at[:3] == [(9, 5)] * 3
+    assert at[-1][0] < 9
+
+
 def test_a_steady_load_changes_nothing():
     decisions, _ = live([45.0] * 200)
     # at first an unknown load asks for some more

@@ -11,10 +11,17 @@ import pytest
 
 from tidewheel.api.ranktable import Backend
 from tidewheel_workers.serving.backends import Backends, Upstream
-from tidewheel_workers.serving.forwarding_steps import AskDecode, AskPrefill, Prefilled, Refused
+from tidewheel_workers.serving.forwarding_steps import (
+    AskDecode,
+    AskPrefill,
+    OutOfTime,
+    Prefilled,
+    Refused,
+)
 from tidewheel_workers.serving.http1.client import ConnectionLost, Whole
 from tidewheel_workers.serving.http1.messages import Limits, Response
 from tidewheel_workers.serving.http1.server import HttpServer
+from tidewheel_workers.serving.kv_transport import RELEASE_PATH
 from tidewheel_workers.serving.spans import Spans
 
 FOREVER = time.monotonic() + 3600
@@ -27,6 +34,9 @@ class Server:
     def __init__(self) -> None:
         self.asked: list = []
         self.answer = Response()
+        self.was_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.server = HttpServer(
             self._handle,
             limits=Limits(body_bytes=10_000),
@@ -36,6 +46,9 @@ class Server:
 
     async def _handle(self, incoming) -> Response:
         self.asked.append(incoming.request)
+        self.was_asked.set()
+        if incoming.request.path != RELEASE_PATH:
+            await self.may_answer.wait()
         return self.answer
 
     @property
@@ -64,8 +77,10 @@ async def backends():
     await one.close()
 
 
-async def prefill(backends: Backends, server: Server, *, resumed: tuple[int, ...] = ()):
-    ask = AskPrefill(backend=server.backend, until=FOREVER, resumed=resumed)
+async def prefill(
+    backends: Backends, server: Server, *, resumed: tuple[int, ...] = (), until: float = FOREVER
+):
+    ask = AskPrefill(backend=server.backend, until=until, resumed=resumed)
     return await backends.prefill(ask, "/v1/chat/completions", BODY, {}, FOREVER)
 
 
@@ -96,6 +111,39 @@ async def test_a_prefill_is_told_what_the_client_has_and_writes_one_token_more(s
     await prefill(backends, server, resumed=(7, 8))
     assert (server.body["max_completion_tokens"], server.body["max_tokens"]) == (3, 3)
     assert server.body["kv_transfer_params"]["resumed_token_ids"] == [7, 8]
+
+
+async def withdrawn(server: Server) -> None:
+    """The KV is given up that the prompt asked for was to have."""
+    prompt = json.loads(server.asked[0].body)
+    while len(server.asked) < 2:
+        server.was_asked.clear()
+        await server.was_asked.wait()
+    assert server.asked[1].path == RELEASE_PATH
+    assert server.body["remote_bearer"] == prompt["kv_transfer_params"]["remote_bearer"]
+
+
+async def test_kv_that_a_prefill_offers_to_someone_who_has_left_is_given_up(server, backends):
+    server.may_answer.clear()
+    leaving = asyncio.create_task(prefill(backends, server))
+    await server.was_asked.wait()
+    leaving.cancel()
+    await withdrawn(server)
+
+
+async def test_kv_that_a_prefill_offers_too_late_is_given_up(server, backends):
+    server.may_answer.clear()
+    assert await prefill(backends, server, until=time.monotonic() + 0.05) == OutOfTime()
+    await withdrawn(server)
+
+
+async def test_each_prompt_has_a_bearer_of_its_own(server, backends):
+    server.answer = Response.of_json({"kv_transfer_params": {"do_remote_prefill": True}})
+    await prefill(backends, server)
+    await prefill(backends, server)
+    first, second = (json.loads(one.body)["kv_transfer_params"]["remote_bearer"] for one in server.asked)
+    assert len(first) == 32
+    assert first != second
 
 
 async def test_a_decode_that_is_to_compute_the_prompt_is_told_of_no_transfer(server, backends):

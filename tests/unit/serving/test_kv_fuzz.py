@@ -139,7 +139,7 @@ def test_a_prefill_survives_whatever_is_said_to_it(greets, story, kept, end):
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 if end != "stall":
                     sock.close()
-                group.server.withdraw(hand_over)  # as nobody may have fetched it
+                group.server.withdraw(hand_over.remote_bearer)  # as nobody may have fetched it
                 await settle(group)
             assert group.released == [TEXT]
             await still_serves(group)
@@ -307,7 +307,7 @@ def test_whatever_happens_when_every_prompt_ends_once_and_nothing_leaks(story, t
                 elif what == "give up":
                     offer.finish(GivenUp(reason="not_computed", message="no"))
                 elif what == "withdraw":
-                    group.server.withdraw(offer.hand_over)
+                    group.server.withdraw(offer.hand_over.remote_bearer)
                 elif what == "leave":
                     fetches[which].cancel()
                 elif what == "write a layer" and offer.buffer.end is None:
@@ -328,7 +328,7 @@ def test_whatever_happens_when_every_prompt_ends_once_and_nothing_leaks(story, t
                     assert bytes(outcome.computed.kv) == kv_of(text)
                     outcome.free()
             for offer in offers:
-                group.server.withdraw(offer.hand_over)  # those that nobody fetched
+                group.server.withdraw(offer.hand_over.remote_bearer)  # those that nobody fetched
             await settle(group)
             assert sorted(group.released) == texts
             await still_serves(group)

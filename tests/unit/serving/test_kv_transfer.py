@@ -200,7 +200,7 @@ async def test_kv_that_is_withdrawn_while_it_is_computed_is_a_failed_transfer():
         offer = group.offer_early("hello")
         fetching = asyncio.create_task(group.client.fetch(offer.hand_over))
         await until(lambda: offer.fetched_by is not None)
-        assert group.server.withdraw(offer.hand_over)
+        assert group.server.withdraw(offer.hand_over.remote_bearer)
         with pytest.raises(TransferFailed):
             await fetching
         offer.buffer.drop()
@@ -240,7 +240,7 @@ async def test_a_wrong_bearer_gets_nothing_and_takes_nothing():
         offer = group.offer()
         with pytest.raises(TransferFailed, match="unknown_transfer"):
             await group.client.fetch(offer.model_copy(update={"remote_bearer": "guessed"}))
-        assert not group.server.withdraw(offer.model_copy(update={"remote_bearer": "guessed"}))
+        assert not group.server.withdraw("guessed")
         await fetched(group, offer)
 
 
@@ -256,8 +256,8 @@ async def test_kv_that_nobody_fetches_is_dropped_when_its_lease_ends():
 async def test_kv_can_be_withdrawn():
     async with pair() as group:
         offer = group.offer()
-        assert group.server.withdraw(offer)
-        assert not group.server.withdraw(offer)
+        assert group.server.withdraw(offer.remote_bearer)
+        assert not group.server.withdraw(offer.remote_bearer)
         assert group.released == ["hello"]
 
 

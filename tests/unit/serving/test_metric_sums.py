@@ -22,7 +22,7 @@ def gateway(
     )
     for _ in range(requests):
         metrics.request("200", "").inc()
-        metrics.duration.observe(seconds)
+        metrics.of("chat").duration.observe(seconds)
     return registry
 
 
@@ -44,9 +44,11 @@ def seen(registry: CollectorRegistry):
 def test_what_was_counted_is_added_up():
     added = total([seen(gateway(requests=2)), seen(gateway(requests=3, seconds=0.7))])
     assert value(added, "tidewheel_gateway_requests_total", code="200", scenario="") == 5
-    assert value(added, "tidewheel_gateway_request_seconds_count") == 5
-    assert value(added, "tidewheel_gateway_request_seconds_sum") == pytest.approx(2 * 0.2 + 3 * 0.7)
-    assert value(added, "tidewheel_gateway_request_seconds_bucket", le="0.25") == 2
+    assert value(added, "tidewheel_gateway_request_seconds_count", scenario="chat") == 5
+    assert value(added, "tidewheel_gateway_request_seconds_sum", scenario="chat") == pytest.approx(
+        2 * 0.2 + 3 * 0.7
+    )
+    assert value(added, "tidewheel_gateway_request_seconds_bucket", scenario="chat", le="0.25") == 2
 
 
 def test_open_requests_are_added_up_and_what_all_see_is_not():

@@ -74,11 +74,11 @@ def test_the_workers_metrics():
 def test_labels_are_those_of_the_page():
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry, open_requests=lambda: 0, groups=lambda: 0, waiting=lambda: 0)
-    metrics.requests.labels(code="200", scenario="default").inc()
-    metrics.inquiries.labels(role="prefill", outcome="busy").inc()
+    metrics.request("200", "default").inc()
+    metrics.inquiry("prefill", "busy").inc()
     metrics.reforwards.labels(reason="lost").inc()
     metrics.early_terminations.labels(reason="late", scenario="default").inc()
-    metrics.ttft.labels(scenario="default").observe(1)
+    metrics.of("default").ttft.observe(1)
 
     for metric in registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name

@@ -29,7 +29,7 @@ class RaggedAttention:
     def __init__(self, batch: Sequence[Segment], kv: KVCache) -> None:
         self._pool = kv.pool
         pieces = [s.slot.rows[s.start : s.start + s.tokens] for s in batch]
-        self._rows = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        self._rows = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(kv.device)
         self._alone: list[_Alone] = []
         alike: dict[int, list[tuple[int, Segment]]] = {}
         at = 0
@@ -71,17 +71,24 @@ class _Alone:
 
     def __init__(self, at: int, segment: Segment, device: torch.device) -> None:
         self._at, self._end = at, at + segment.tokens
-        self._slot = segment.slot
-        self._seen = segment.start + segment.tokens
+        first, seen = segment.slot.first_row, segment.start + segment.tokens
+        self._history = (
+            slice(first, first + seen) if first is not None else segment.slot.rows[:seen].to(device)
+        )
         self._mask = _mask(segment, device)
 
     def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
         out[self._at : self._end] = _attend(
             q[self._at : self._end],
-            _read(keys, self._slot, self._seen),
-            _read(values, self._slot, self._seen),
+            self._read(keys),
+            self._read(values),
             self._mask,
         )
+
+    def _read(self, pool: torch.Tensor) -> torch.Tensor:
+        if isinstance(self._history, slice):
+            return pool[self._history]
+        return pool.index_select(0, self._history)
 
 
 class _Together:
@@ -92,11 +99,11 @@ class _Together:
         self._longest = int(lengths.max())
         self._places = torch.tensor([at for at, _ in members]).to(device)
         # what is padded is some row that is surely there; the mask leaves it out
-        self._rows = torch.zeros(len(members), self._longest, dtype=torch.int64, device=device)
-        for row, (_, segment) in zip(self._rows, members, strict=True):
+        rows = torch.empty(len(members), self._longest, dtype=torch.int64)
+        for row, (_, segment) in zip(rows, members, strict=True):
             row[: segment.start + 1] = segment.slot.rows[: segment.start + 1]
             row[segment.start + 1 :] = row[0]
-        self._rows = self._rows.flatten()
+        self._rows = rows.flatten().to(device)
         self._mask = (torch.arange(self._longest) < lengths[:, None]).to(device)[:, None, None]
 
     def attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
@@ -109,12 +116,6 @@ class _Together:
             attn_mask=self._mask,
         )
         out.index_copy_(0, self._places, mixed.reshape(sequences, -1, head_dim))
-
-
-def _read(pool: torch.Tensor, slot: KVSlot, tokens: int) -> torch.Tensor:
-    if slot.first_row is not None:
-        return pool[slot.first_row : slot.first_row + tokens]
-    return pool.index_select(0, slot.rows[:tokens])
 
 
 def _mask(segment: Segment, device: torch.device) -> torch.Tensor | None:

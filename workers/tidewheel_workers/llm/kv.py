@@ -68,17 +68,16 @@ class KVLayout:
 class KVSlot:
     """The pool rows of one sequence's tokens; opaque to everyone but the cache and the attention."""
 
-    __slots__ = ("_block_size", "_device", "_rows", "blocks", "first_row", "rows")
+    __slots__ = ("_block_size", "_rows", "blocks", "first_row", "rows")
 
-    def __init__(self, block_size: int, device: torch.device) -> None:
+    def __init__(self, block_size: int) -> None:
         self.blocks: list[int] = []
         self.first_row: int | None = (
             None  # set when the rows are one run, so that the pool can be viewed, not gathered
         )
         self._block_size = block_size
-        self._device = device
-        self._rows = torch.empty(0, dtype=torch.int64, device=device)  # with room to grow
-        self.rows = self._rows  # pool row of each token position: int64, contiguous, on the pool's device
+        self._rows = torch.empty(0, dtype=torch.int64)  # with room to grow
+        self.rows = self._rows  # pool row of each token position: int64, contiguous, in host memory
 
     @property
     def capacity(self) -> int:
@@ -95,7 +94,7 @@ class KVSlot:
         self.blocks = list(blocks)
         size, capacity = self._block_size, self.capacity
         if capacity > len(self._rows):
-            grown = torch.empty(2 * capacity, dtype=torch.int64, device=self._device)
+            grown = torch.empty(2 * capacity, dtype=torch.int64)
             grown[: same * size] = self._rows[: same * size]
             self._rows = grown
         starts = torch.tensor(self.blocks[same:], dtype=torch.int64) * size
@@ -123,7 +122,7 @@ class KVCache:
 
     def new_slot(self) -> KVSlot:
         """A slot without blocks, to follow a sequence."""
-        return KVSlot(self.layout.block_size, self.device)
+        return KVSlot(self.layout.block_size)
 
     def allocate(self, tokens: int) -> KVSlot | None:
         """Room for that many tokens without a sequence, or None when too few blocks are free."""
@@ -150,7 +149,8 @@ class KVCache:
         if slot.first_row is not None:
             self.pool.narrow(2, slot.first_row + start, tokens).copy_(part)
             return
-        self.pool.index_copy_(2, slot.rows[start : start + tokens], part.to(self.device))
+        rows = slot.rows[start : start + tokens].to(self.device)
+        self.pool.index_copy_(2, rows, part.to(self.device))
 
     def read_layer(self, slot: KVSlot, layer: int, out: torch.Tensor, *, start: int, tokens: int) -> None:
         """Copy these tokens of one layer to the same place of a contiguous cache in host memory."""
@@ -160,7 +160,7 @@ class KVCache:
             elif self.device.type == "cpu":
                 torch.index_select(pool, 0, slot.rows[start : start + tokens], out=target)
             else:
-                target.copy_(pool.index_select(0, slot.rows[start : start + tokens]))
+                target.copy_(pool.index_select(0, slot.rows[start : start + tokens].to(self.device)))
 
 
 def as_tensor(layout: KVLayout, tokens: int, buffer: bytearray | memoryview) -> torch.Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
+import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from tidewheel_workers.serving.http1.client import (
 )
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH, TRANSFER_FAILED
 from tidewheel_workers.serving.resumed import IDS_HEADER, RESUMED
+from tidewheel_workers.serving.service import PROMPT_TOKENS_HEADER
 from tidewheel_workers.serving.spans import call_headers, headers_in
 
 if TYPE_CHECKING:
@@ -64,6 +67,12 @@ class Upstream:
         self._ends_at = ends_at
         self._idle_seconds = math.inf
         self._is_paused = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a prompt that this decode computed itself, if it says so; else 0."""
+        text = self._answer.headers.get(PROMPT_TOKENS_HEADER, "")
+        return int(text[:9]) if text.isascii() and text.isdigit() else 0
 
     async def relay(self, take: Callable[[bytes], None], *, idle_seconds: float) -> str:
         """Hand over the rest of a stream as it comes, until its end; gives why there is no more of it.
@@ -120,24 +129,30 @@ class Backends:
         self._spans = spans
         self._client = HttpClient(connect_seconds=CONNECT_SECONDS)
         self._early = EarlyHandOvers()
+        self._withdrawals: set[asyncio.Task[None]] = set()
         self._asks_early = asks_early
         self._asked_of_prefill = _HAND_OVER | {"early": True} if asks_early else _HAND_OVER
 
     async def close(self) -> None:
         """Close all connections."""
         await self._early.close()
+        await asyncio.gather(*self._withdrawals, return_exceptions=True)
         await self._client.close()
 
     async def prefill(
         self, ask: AskPrefill, path: str, body: Mapping[str, Any], headers: dict[str, str], ends_at: float
     ) -> Event:
-        """Let a prefill compute the prompt."""
+        """Let a prefill compute the prompt.
+
+        When nobody waits for the answer any more, the KV that it may have offered meanwhile is given up.
+        """
         most = len(ask.resumed) + 1
+        bearer = secrets.token_hex(16)
         prompt = {
             **body,
             "max_tokens": most,
             "stream": False,
-            "kv_transfer_params": _params(self._asked_of_prefill, ask),
+            "kv_transfer_params": _params({**self._asked_of_prefill, "remote_bearer": bearer}, ask),
         }
         prompt.pop("stream_options", None)
         if "max_completion_tokens" in prompt:
@@ -155,7 +170,12 @@ class Backends:
                     answer = await _whole(begun)
                 else:
                     answer = await self._fetch(ask.backend, path, prompt, headers, until=until)
+            except asyncio.CancelledError:
+                self._withdraw(ask.backend, bearer)
+                raise
             except OSError as error:
+                if isinstance(error, TimeoutError):
+                    self._withdraw(ask.backend, bearer)
                 return _failure(error, call, ends_at)
             if answer.status != 200:
                 return _refusal(answer, call)
@@ -233,10 +253,17 @@ class Backends:
 
     async def release(self, instruction: ReleaseKV) -> None:
         """Tell a prefill that its KV will not be fetched; engines that do not know this have a lease."""
-        backend = instruction.backend
+        await self._release(instruction.backend, instruction.hand_over)
+
+    def _withdraw(self, backend: Backend, bearer: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._release(backend, {"remote_bearer": bearer}))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+
+    async def _release(self, backend: Backend, what: Mapping[str, Any]) -> None:
         try:
             until = time.monotonic() + RELEASE_SECONDS
-            await self._fetch(backend, RELEASE_PATH, instruction.hand_over, call_headers(""), until=until)
+            await self._fetch(backend, RELEASE_PATH, what, call_headers(""), until=until)
         except OSError as error:
             log.info("the KV at %s waits for its lease to end: %s", backend.name, error)
 

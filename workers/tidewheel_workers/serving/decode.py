@@ -27,7 +27,7 @@ from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, TransferFail
 from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint, sse
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.resumed import IDS_HEADER, id_line, resumed_tokens
-from tidewheel_workers.serving.service import REQUEST_ID_HEADER
+from tidewheel_workers.serving.service import PROMPT_TOKENS_HEADER, REQUEST_ID_HEADER
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.start_errors import cannot_reserve
 from tidewheel_workers.serving.worker import Worker, translate
@@ -131,7 +131,9 @@ class DecodeServer(Worker):
                     if received is not None:
                         received.free()
                     if parsed.stream:
-                        return await _stream(request, parsed, answer, first, events)
+                        return await _stream(
+                            request, parsed, answer, first, events, tells_length=asked is None
+                        )
                     answer.add(first)
                     async for event in events:
                         answer.add(event)
@@ -206,6 +208,8 @@ async def _stream(
     answer: Answer,
     first: Generated,
     events: AsyncGenerator[Generated],
+    *,
+    tells_length: bool,
 ) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
@@ -214,6 +218,8 @@ async def _stream(
             REQUEST_ID_HEADER: request[REQUEST_ID],
         }
     )
+    if tells_length:
+        response.headers[PROMPT_TOKENS_HEADER] = str(answer.prompt_tokens)
     tells_ids = request.headers.get(IDS_HEADER) == "1"
 
     def chunk(event: Generated) -> bytes:

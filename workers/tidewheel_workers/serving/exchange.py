@@ -157,6 +157,8 @@ class Exchange:
         if isinstance(outcome, Whole):
             self._response = Response(body=outcome.body)
             return Answered()
+        if ask.hand_over is None:
+            self.prompt_tokens = outcome.prompt_tokens
         try:
             return await self._relay(ask, outcome)
         finally:

@@ -210,6 +210,7 @@ class Gateway:
         meter = StreamMeter(choices=parsed.answers, tells_usage=parsed.include_usage)
         reply = Reply(incoming, meter=meter, on_tokens=self.metrics.output_tokens.inc, headers=visit.headers)
         exchange = self._exchange(reply, visit.body, parsed)
+        self.metrics.of(exchange.scenario).arrivals.inc()
         self._open += 1
         status, error_code, tokens = "499", "client_disconnected", (0, 0)
         try:
@@ -229,9 +230,9 @@ class Gateway:
                 self.metrics.output_tokens.inc(late)
                 tokens = (exchange.prompt_tokens, meter.tokens + late)
                 if (pace := meter.seconds_per_token()) is not None:
-                    self.metrics.tpot.observe(pace)
+                    self.metrics.of(exchange.scenario).tpot.observe(pace)
             visit.end(status, time.monotonic(), prompt_tokens=tokens[0], output_tokens=tokens[1])
-            self._observe(exchange, began, labels, error_code, status)
+            self._observe(exchange, began, labels, error_code, status, tokens)
 
     def _follow(self, routes: Routes) -> None:
         """Forward as the operator says now."""
@@ -252,10 +253,15 @@ class Gateway:
         labels: dict[str, str],
         error_code: str,
         status: str,
+        tokens: tuple[int, int],
     ) -> None:
         taken = time.monotonic() - began
+        scenario = self.metrics.of(exchange.scenario)
         self.metrics.request(status, exchange.scenario).inc()
-        self.metrics.duration.observe(taken)
+        scenario.duration.observe(taken)
+        if not error_code and tokens[0] > 0:
+            scenario.prompt_tokens.observe(tokens[0])
+            scenario.output_tokens.observe(tokens[1])
         if error_code:
             labels = labels | {"error.type": error_code}
             self.spans.describe({"error.type": error_code})
@@ -263,7 +269,7 @@ class Gateway:
             self.metrics.early_terminations.labels(error_code, exchange.scenario).inc()
         first = exchange.first_token_seconds
         if first is not None:
-            self.metrics.first_token(exchange.scenario).observe(first)
+            scenario.ttft.observe(first)
         if self.gen_ai is not None:
             self.gen_ai.server_request_duration.record(taken, labels)
             if first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _TTFT = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _TPOT = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 _REQUEST = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
+_TOKENS = tuple(float(2**power) for power in range(21))
 
 
 class Tally(Collector):
@@ -37,11 +39,22 @@ class Tally(Collector):
         return [CounterMetricFamily(self._name, self._text, value=self._count)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioMetrics:
+    """The series of one scenario that most requests count in."""
+
+    arrivals: Counter
+    ttft: Histogram
+    tpot: Histogram
+    duration: Histogram
+    prompt_tokens: Histogram
+    output_tokens: Histogram
+
+
 class GatewayMetrics:
     """One gateway's.
 
-    Counters with labels are counted through the methods, which remember each label's series: looking one up takes
-    longer than counting.
+    Series with labels are had through the methods, which remember them: looking one up takes longer than counting.
     """
 
     def __init__(
@@ -53,13 +66,16 @@ class GatewayMetrics:
         waiting: Callable[[], float],
     ) -> None:
         # scenarios are bounded: they are those that the routes name
-        self.requests = Counter(
+        self._arrivals = Counter(
+            "tidewheel_gateway_arrivals", "Requests taken, by scenario.", ["scenario"], registry=registry
+        )
+        self._requests = Counter(
             "tidewheel_gateway_requests",
             "Requests ended, by status code and scenario.",
             ["code", "scenario"],
             registry=registry,
         )
-        self.inquiries = Counter(
+        self._inquiries = Counter(
             "tidewheel_gateway_inquiries",
             "Questions to backends, by role and outcome.",
             ["role", "outcome"],
@@ -115,28 +131,40 @@ class GatewayMetrics:
             ["key", "limit"],
             registry=registry,
         )
-        self.ttft = Histogram(
+        self._ttft = Histogram(
             "tidewheel_gateway_time_to_first_token_seconds",
             "From arrival to the first bytes of the answer, streams only.",
             ["scenario"],
             registry=registry,
             buckets=_TTFT,
         )
-        self.tpot = Histogram(
+        self._tpot = Histogram(
             "tidewheel_gateway_time_per_output_token_seconds",
             "Between two tokens of a stream on average, by stream.",
+            ["scenario"],
             registry=registry,
             buckets=_TPOT,
         )
         self.output_tokens = Tally(
             "tidewheel_gateway_output_tokens", "Tokens of answers that went to clients.", registry=registry
         )
-        self.duration = Histogram(
+        self._duration = Histogram(
             "tidewheel_gateway_request_seconds",
             "From arrival to the end of the answer.",
+            ["scenario"],
             registry=registry,
             buckets=_REQUEST,
         )
+        self._tokens = {
+            kind: Histogram(
+                f"tidewheel_gateway_request_{kind}_tokens",
+                f"Tokens of the {what} of a request that was answered.",
+                ["scenario"],
+                registry=registry,
+                buckets=_TOKENS,
+            )
+            for kind, what in (("prompt", "prompt"), ("output", "answer"))
+        }
         Gauge(
             "tidewheel_gateway_open_streams", "Requests that are being answered.", registry=registry
         ).set_function(open_requests)
@@ -150,14 +178,21 @@ class GatewayMetrics:
     @cache  # noqa: B019 - one for each process, for as long as it lives
     def request(self, code: str, scenario: str) -> Counter:
         """Requests of this scenario that ended with this status code."""
-        return self.requests.labels(code, scenario)
+        return self._requests.labels(code, scenario)
 
     @cache  # noqa: B019
-    def first_token(self, scenario: str) -> Histogram:
-        """Times to the first token in this scenario."""
-        return self.ttft.labels(scenario)
+    def of(self, scenario: str) -> ScenarioMetrics:
+        """What is counted in this scenario."""
+        return ScenarioMetrics(
+            arrivals=self._arrivals.labels(scenario),
+            ttft=self._ttft.labels(scenario),
+            tpot=self._tpot.labels(scenario),
+            duration=self._duration.labels(scenario),
+            prompt_tokens=self._tokens["prompt"].labels(scenario),
+            output_tokens=self._tokens["output"].labels(scenario),
+        )
 
     @cache  # noqa: B019
     def inquiry(self, role: str, outcome: str) -> Counter:
         """Questions to backends of this role that ended like this."""
-        return self.inquiries.labels(role, outcome)
+        return self._inquiries.labels(role, outcome)

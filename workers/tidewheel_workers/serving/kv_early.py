@@ -27,6 +27,7 @@ async def compute_early(
     kv: KVSender,
     *,
     begin: Callable[[HandOver], Awaitable[None]],
+    bearer: str | None = None,
 ) -> Computed:
     """Offer the KV when the engine has taken the prompt, and compute it.
 
@@ -38,6 +39,7 @@ async def compute_early(
         buffer: where to.
         kv: offers it.
         begin: passes on what a decode needs to know.
+        bearer: as in `KVSender.offer`.
 
     Raises:
         Unwanted: nobody wants it any more.
@@ -50,7 +52,7 @@ async def compute_early(
 
     async def taken() -> None:
         nonlocal offer
-        offer = kv.offer(buffer)
+        offer = kv.offer(buffer, bearer=bearer)
         offer.on_end(stop)
         await begin(offer.hand_over)
 

@@ -121,6 +121,14 @@ class Offers:
             return None
         return offer
 
+    def of(self, bearer: str) -> Offer | None:
+        """The offer that this bearer is for, whatever its id."""
+        given = bearer.encode()
+        for offer in self._by_id.values():
+            if hmac.compare_digest(offer.hand_over.remote_bearer.encode(), given):
+                return offer
+        return None
+
     def fetched(self, transfer_id: str, by: object) -> Offer | None:
         """The offer under this id, if it went to that receiver."""
         offer = self._by_id.get(transfer_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidewheel_workers.serving.errors import invalid
 from tidewheel_workers.serving.kv_transport import HandOver
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 
 class PrefillAsked(BaseModel):
-    """Compute a prompt for a decode elsewhere; `early`: say where its KV will be as soon as the prompt is accepted."""
+    """Compute a prompt for a decode elsewhere.
+
+    `early` asks to say where its KV will be as soon as the prompt is accepted. `remote_bearer` is the secret by which the KV is
+    to be had or given up; who chooses it can give up a KV although the answer never came.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     do_remote_decode: Literal[True]
     early: bool = False
+    remote_bearer: str | None = Field(None, min_length=32, max_length=64)
 
 
 Params = TypeVar("Params", PrefillAsked, HandOver)

@@ -145,21 +145,21 @@ class KVServer:
 
         return KVBuffer(self._shape, tokens, lease.memory, on_free=free)
 
-    def offer(self, buffer: KVBuffer) -> Offer:
+    def offer(self, buffer: KVBuffer, *, bearer: str | None = None) -> Offer:
         """As in `KVSender`."""
         hand_over = HandOver(
             remote_engine_id=self._engine_id,
             remote_host=self._address[0],
             remote_port=self._address[1],
             remote_request_id=secrets.token_hex(16),
-            remote_bearer=secrets.token_hex(16),
+            remote_bearer=bearer or secrets.token_hex(16),
             remote_tokens=buffer.tokens,
         )
         return self._offers.add(hand_over, buffer)
 
-    def withdraw(self, hand_over: HandOver) -> bool:
+    def withdraw(self, bearer: str) -> bool:
         """As in `KVSender`."""
-        offer = self._offers.find(hand_over.remote_request_id, hand_over.remote_bearer)
+        offer = self._offers.of(bearer)
         if offer is None:
             return False
         offer.end()

@@ -19,7 +19,7 @@ KVMode = Literal["Whole", "PerLayer", "Blocks"]
 
 #: The error code of a decode that could not get the KV: the gateway has the prompt computed again.
 TRANSFER_FAILED = "kv_transfer_failed"
-#: Where a prefill is told, with a HandOver as the body, that nobody will fetch this KV.
+#: Where a prefill is told, with a HandOver or just its `remote_bearer` as the body, that nobody will fetch this KV.
 RELEASE_PATH = "/kv/release"
 #: In the head of a prefill's answer, when it was asked to tell early: the HandOver as JSON.
 HAND_OVER_HEADER = "x-tidewheel-hand-over"
@@ -79,11 +79,14 @@ class KVSender(Protocol):
             NoBuffer: there is none.
         """
 
-    def offer(self, buffer: KVBuffer) -> KVOffer:
-        """Hold it until it was fetched and released, is withdrawn, or a lease ends that begins when it is computed."""
+    def offer(self, buffer: KVBuffer, *, bearer: str | None = None) -> KVOffer:
+        """Hold it until it was fetched and released, is withdrawn, or a lease ends that begins when it is computed.
 
-    def withdraw(self, hand_over: HandOver) -> bool:
-        """Give an offer up; False when there is none, or the bearer is wrong."""
+        Without a `bearer` it gets a random one.
+        """
+
+    def withdraw(self, bearer: str) -> bool:
+        """Give an offer up; False when none has this bearer."""
 
 
 class Received(Protocol):

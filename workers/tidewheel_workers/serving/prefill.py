@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from opentelemetry import trace
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidewheel_workers.llm.errors import PromptTooLong, RequestError
 from tidewheel_workers.serving.engine import Generated, Prompt
@@ -26,7 +26,7 @@ from tidewheel_workers.serving.kv_arena import NoBuffer
 from tidewheel_workers.serving.kv_early import Unwanted, compute_early
 from tidewheel_workers.serving.kv_params import prefill_asked
 from tidewheel_workers.serving.kv_server import KVServer
-from tidewheel_workers.serving.kv_transport import HAND_OVER_HEADER, RELEASE_PATH, HandOver
+from tidewheel_workers.serving.kv_transport import HAND_OVER_HEADER, RELEASE_PATH
 from tidewheel_workers.serving.openai_answers import Answer, fingerprint
 from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.resumed import resumed_tokens
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tidewheel_workers.serving.engine_loop import EngineLoop
     from tidewheel_workers.serving.errors import ApiError
     from tidewheel_workers.serving.kv_buffer import KVBuffer
+    from tidewheel_workers.serving.kv_transport import HandOver
     from tidewheel_workers.serving.membership import Membership
 
 log = logging.getLogger("tidewheel_workers.serving.prefill")
@@ -58,6 +59,7 @@ class _Work:
     prompt: Prompt
     buffer: KVBuffer
     kv: KVServer
+    bearer: str | None  # for the KV, where the gateway chose it
     began: float  # on the monotonic clock
 
     def span(self) -> AbstractContextManager[trace.Span]:
@@ -65,6 +67,14 @@ class _Work:
         return tracer.start_as_current_span(
             "compute prompt", attributes={"gen_ai.usage.input_tokens": len(self.prompt.token_ids)}
         )
+
+
+class _Release(BaseModel):
+    """What a gateway says to give up a KV."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    remote_bearer: str = Field(max_length=64)
 
 
 class PrefillServer(Worker):
@@ -153,7 +163,15 @@ class PrefillServer(Worker):
         except BaseException:
             slot.free()
             raise
-        work = _Work(request=request, engine=engine, prompt=prompt, buffer=buffer, kv=self._kv, began=began)
+        work = _Work(
+            request=request,
+            engine=engine,
+            prompt=prompt,
+            buffer=buffer,
+            kv=self._kv,
+            bearer=asked.remote_bearer,
+            began=began,
+        )
         try:
             if asked.early and self.settings.kv_mode == "PerLayer":
                 return await self._answer_early(work)
@@ -167,7 +185,7 @@ class PrefillServer(Worker):
         """Compute, then tell where the KV waits."""
         with work.span():
             computed = await work.engine.compute(work.prompt, work.buffer)
-        offer = work.kv.offer(work.buffer)
+        offer = work.kv.offer(work.buffer, bearer=work.bearer)
         offer.finish(computed)
         return web.json_response(
             self._answer(work, computed) | {"kv_transfer_params": offer.hand_over.model_dump()}
@@ -185,7 +203,9 @@ class PrefillServer(Worker):
 
         try:
             with work.span():
-                computed = await compute_early(work.engine, work.prompt, work.buffer, work.kv, begin=begin)
+                computed = await compute_early(
+                    work.engine, work.prompt, work.buffer, work.kv, begin=begin, bearer=work.bearer
+                )
             body = self._answer(work, computed)
         except (RequestError, EngineFailed, Unwanted) as error:
             if not response.prepared:
@@ -241,10 +261,12 @@ class PrefillServer(Worker):
         """Give a KV up that nobody will fetch: its bearer is proof enough."""
         raw = await read_body(request)
         try:
-            hand_over = HandOver.model_validate_json(raw)
+            bearer = _Release.model_validate_json(raw).remote_bearer
         except ValidationError as error:
-            raise invalid("invalid_value", "the body must be the kv_transfer_params of an answer") from error
-        released = self._kv is not None and self._kv.withdraw(hand_over)
+            raise invalid(
+                "invalid_value", "the body must be an answer's kv_transfer_params, or its remote_bearer"
+            ) from error
+        released = self._kv is not None and self._kv.withdraw(bearer)
         return web.Response(text=json.dumps({"released": released}), content_type="application/json")
 
     @property

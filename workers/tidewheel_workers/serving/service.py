@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 REQUEST_ID_HEADER = "x-request-id"
+#: In the head of a stream whose prompt was computed where the answer is written: only there its length is known.
+PROMPT_TOKENS_HEADER = "x-tidewheel-prompt-tokens"
 _PROPER_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 

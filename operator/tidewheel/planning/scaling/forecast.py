@@ -127,27 +127,29 @@ def see(
         noise: the squared coefficient of variation that `value` has by the randomness of single arrivals alone.
     """
     series = _judge(series, value, at=at, seconds=seconds, noise=noise)
-    count = series.windows + 1
-    levels = tuple(
-        old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old)
-        for old, memory in zip(series.levels[:3], (_MEAN, _HOUR, _MINUTES), strict=True)
+    count, slope = series.windows + 1, 0.0
+    old_mean, old_hour, old_minutes, _ = series.levels
+    levels = (
+        _towards(old_mean, value, seconds, _MEAN, count),
+        _towards(old_hour, value, seconds, _HOUR, count),
+        _towards(old_minutes, value, seconds, _MINUTES, count),
+        value,
     )
-    slope = 0.0
     if count > 1:
-        step = (levels[2] - series.levels[2]) / seconds
-        slope = series.slope + max(1 - math.exp(-seconds / _SLOPE), 1 / count) * (step - series.slope)
-    series = replace(series, windows=count, levels=(*levels, value), slope=slope)
-    series = _jumped(series, value, season, at=at, noise=noise)
-    apart = max(0.75 * seconds, horizon / 12)
-    if not series.pending or at + horizon - series.pending[-1][0] >= apart:
-        said = _candidates(series, season, at=at, ahead=horizon)
-        series = replace(series, pending=(*series.pending, (at + horizon, said)))
-    return series
+        slope = _towards(series.slope, (levels[2] - old_minutes) / seconds, seconds, _SLOPE, count)
+    pending = series.pending
+    surprises = _surprises(series, levels, slope, season, at=at, noise=noise)
+    if abs(surprises) >= _JUMP:
+        count, levels, slope, surprises, pending = 2, (value,) * 4, 0.0, 0, ()
+    if not pending or at + horizon - pending[-1][0] >= max(0.75 * seconds, horizon / 12):
+        said = _candidates(levels, slope, season, at=at, ahead=horizon)
+        pending = (*pending, (at + horizon, said))
+    return replace(series, windows=count, levels=levels, slope=slope, pending=pending, surprises=surprises)
 
 
 def outlook(series: Series, season: Season, *, at: float, ahead: float) -> Outlook:
     """What the candidate in use expects `ahead` seconds after `at`, and how wrong it has been."""
-    expected = _candidates(series, season, at=at, ahead=ahead)[series.used]
+    expected = _candidates(series.levels, series.slope, season, at=at, ahead=ahead)[series.used]
     name = CANDIDATES[series.used]
     level = series.levels[min(series.used, 2)]
     return Outlook(
@@ -165,9 +167,11 @@ def _variance(series: Series) -> float:
     return (_PRIOR_COUNT * _PRIOR_VARIANCE + judged * excess) / (_PRIOR_COUNT + judged)
 
 
-def _candidates(series: Series, season: Season, *, at: float, ahead: float) -> tuple[float, ...]:
-    mean, hour, minutes, last = series.levels
-    trend = max(0.0, minutes + series.slope * (ahead + _MINUTES))
+def _candidates(
+    levels: tuple[float, ...], slope: float, season: Season, *, at: float, ahead: float
+) -> tuple[float, ...]:
+    mean, hour, minutes, last = levels
+    trend = max(0.0, minutes + slope * (ahead + _MINUTES))
     by_day = by_week = minutes
     here, there = season.daily(at - _MINUTES), season.daily(at + ahead)
     if here and there is not None:
@@ -183,7 +187,6 @@ def _judge(series: Series, value: float, *, at: float, seconds: float, noise: fl
     due = [said for when, said in series.pending if when <= at + 0.25 * seconds]
     if not due:
         return series
-    series = replace(series, pending=tuple(one for one in series.pending if one[0] > at + 0.25 * seconds))
     said = due[-1]  # the others' windows were missed
     scale = max(value, series.levels[2], said[series.used], 1e-9)
     errors = [((value - one) / scale) ** 2 for one in said]
@@ -193,6 +196,7 @@ def _judge(series: Series, value: float, *, at: float, seconds: float, noise: fl
     gains = [errors[series.used] - error for error in errors]
     series = replace(
         series,
+        pending=tuple(one for one in series.pending if one[0] > at + 0.25 * seconds),
         judged=judged,
         compared=compared,
         errors=_moved(series.errors, errors, share),
@@ -220,17 +224,28 @@ def _better(series: Series, seconds: float) -> int | None:
     return found
 
 
-def _jumped(series: Series, value: float, season: Season, *, at: float, noise: float) -> Series:
-    """After several windows in a row far off on the same side every level starts anew from the last ones."""
-    expected = _candidates(series, season, at=at, ahead=0.0)[series.used]
+def _surprises(
+    series: Series,
+    levels: tuple[float, ...],
+    slope: float,
+    season: Season,
+    *,
+    at: float,
+    noise: float,
+) -> int:
+    """How many windows in a row, with this one, lay far above the forecast (or below it, as a negative number)."""
+    value = levels[-1]
+    expected = _candidates(levels, slope, season, at=at, ahead=0.0)[series.used]
     deviation = math.sqrt(_variance(series) + noise) * max(expected, 1e-9)
     if abs(value - expected) <= _JUMP_DEVIATIONS * deviation:
-        return replace(series, surprises=0) if series.surprises else series
+        return 0
     side = 1 if value > expected else -1
-    surprises = series.surprises + side if series.surprises * side >= 0 else side
-    if abs(surprises) < _JUMP:
-        return replace(series, surprises=surprises)
-    return replace(series, windows=2, levels=(value, value, value, value), slope=0.0, surprises=0, pending=())
+    return series.surprises + side if series.surprises * side >= 0 else side
+
+
+def _towards(old: float, value: float, seconds: float, memory: float, count: int) -> float:
+    """A mean that fades with a memory; of the first windows, their plain mean."""
+    return old + max(1 - math.exp(-seconds / memory), 1 / count) * (value - old)
 
 
 def _moved(old: Sequence[float], new: Sequence[float], share: float) -> tuple[float, ...]:

@@ -22,6 +22,10 @@ NORMAL_POINTS: tuple[tuple[float, float], ...] = (
 )
 
 
+#: The same with 3 points, for a variable that hardly varies.
+_FEW_POINTS = ((-1.7320508, 1 / 6), (0.0, 2 / 3), (1.7320508, 1 / 6))
+_HARDLY = 0.005
+
 #: e to the minus this is no share worth counting.
 _NEVER = 20.0
 
@@ -32,7 +36,8 @@ def spread(mean: float, relative_variance: float) -> tuple[tuple[float, float], 
         return ((mean, 1.0),)
     log_variance = math.log1p(relative_variance)
     middle, width = math.log(max(mean, 1e-12)) - log_variance / 2, math.sqrt(log_variance)
-    return tuple((math.exp(middle + width * x), weight) for x, weight in NORMAL_POINTS)
+    points = _FEW_POINTS if relative_variance < _HARDLY else NORMAL_POINTS
+    return tuple((math.exp(middle + width * x), weight) for x, weight in points)
 
 
 def erlang_b(offered: float) -> Iterator[float]:
@@ -131,6 +136,15 @@ class PrefillWork:
                 continue
             late += weight * late_share(blocked, servers, offered, patience, self.variability)
         return 1 - late
+
+    def within(self, seconds: float, blocked: float, servers: int, offered: float) -> float:
+        """The share of all prompts whose first token comes within any time, if those end early that cannot have it then."""
+        got = 0.0
+        for service, weight in self.points:
+            if service < seconds:
+                patience = (seconds - service) / self.mean
+                got += weight * (1 - late_share(blocked, servers, offered, patience, self.variability))
+        return got
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ class ScalingState:
     prefill: Series = field(default_factory=Series)  # seconds of prefill per second
     decode: Series = field(default_factory=Series)  # requests per second
     held: tuple[Held, ...] = ()
+    watched: float = 0.0  # seconds for which needs were noted, up to the holding time
     sign: SignState = field(default_factory=SignState)
 
     @property
@@ -55,41 +56,33 @@ def remember(state: ScalingState, load: ScenarioLoad) -> ScalingState:
     fade = math.exp(-load.seconds / _MEMORY)
     arrivals = state.arrivals * fade + load.arrivals
     finished = state.finished * fade + load.finished
-    work = state.work
+    old, new = state.work, {}
     if load.arrivals:
         share = load.arrivals / arrivals
+        new["prompt_tokens"] = _moved(old.prompt_tokens, load.prompt_tokens, share)
         squared = load.prompt_tokens_squared or load.prompt_tokens**2
-        work = replace(
-            work,
-            prompt_tokens=_moved(work.prompt_tokens, load.prompt_tokens, share),
-            prompt_tokens_squared=_moved(work.prompt_tokens_squared, squared, share),
-            prefix_factor=_moved(work.prefix_factor, load.prefix_factor, share),
-            arrival_dispersion=_moved(work.arrival_dispersion, load.arrival_dispersion, share),
-        )
+        new["prompt_tokens_squared"] = _moved(old.prompt_tokens_squared, squared, share)
+        new["prefix_factor"] = _moved(old.prefix_factor, load.prefix_factor, share)
+        new["arrival_dispersion"] = _moved(old.arrival_dispersion, load.arrival_dispersion, share)
     if load.finished and load.answer_tokens > 0:
         share = load.finished / finished
+        new["answer_tokens"] = _moved(old.answer_tokens, load.answer_tokens, share)
         squared = load.answer_tokens_squared or load.answer_tokens**2
-        work = replace(
-            work,
-            answer_tokens=_moved(work.answer_tokens, load.answer_tokens, share),
-            answer_tokens_squared=_moved(work.answer_tokens_squared, squared, share),
-            transfer_seconds=_moved(work.transfer_seconds, load.transfer_seconds, share),
-        )
-    return replace(state, arrivals=arrivals, finished=finished, work=work)
+        new["answer_tokens_squared"] = _moved(old.answer_tokens_squared, squared, share)
+        new["transfer_seconds"] = _moved(old.transfer_seconds, load.transfer_seconds, share)
+    return replace(state, arrivals=arrivals, finished=finished, work=replace(old, **new) if new else old)
 
 
 def corrected(
     state: ScalingState, *, prefill: float | None, decode: float | None, share: float
 ) -> ScalingState:
     """With measured over expected service times taken in; within a half and the double, for a wrong unit is no device."""
-    work = state.work
-    if prefill is not None:
-        measured = min(2.0, max(0.5, prefill))
-        work = replace(work, prefill_correction=_moved(work.prefill_correction, measured, share))
-    if decode is not None:
-        measured = min(2.0, max(0.5, decode))
-        work = replace(work, decode_correction=_moved(work.decode_correction, measured, share))
-    return replace(state, work=work)
+    new = {}
+    for field_name, measured in (("prefill_correction", prefill), ("decode_correction", decode)):
+        if measured is not None:
+            bounded = min(2.0, max(0.5, measured))
+            new[field_name] = _moved(getattr(state.work, field_name), bounded, share)
+    return replace(state, work=replace(state.work, **new)) if new else state
 
 
 def to_text(state: ScalingState) -> str:
@@ -103,6 +96,7 @@ def to_text(state: ScalingState) -> str:
         "prefill": _listed(state.prefill),
         "decode": _listed(state.decode),
         "held": [[one.at, one.prefill, one.decode] for one in state.held],
+        "watched": state.watched,
         "sign": _listed(state.sign),
     }
     return json.dumps(document, separators=(",", ":"))
@@ -136,6 +130,7 @@ def _state(document: Mapping[str, Any]) -> ScalingState:
         prefill=_filled(Series, document["prefill"]),
         decode=_filled(Series, document["decode"]),
         held=tuple(Held(at=at, prefill=p, decode=d) for at, p, d in document["held"]),
+        watched=document["watched"],
         sign=_filled(SignState, document["sign"]),
     )
 

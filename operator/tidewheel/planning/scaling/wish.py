@@ -94,7 +94,8 @@ def _by_profile(
         ), state
     prefill = prefill_work(state.work, profile, targets)
     decode = decode_work(state.work, profile, targets)
-    state = _corrected(state, scenario, profile, prefill)
+    unit = _work_unit(state, prefill)
+    state = _corrected(state, scenario, profile, unit)
     state = _seen(state, scenario, profile, prefill, now=now)
     ahead = limits.startup_seconds + load.seconds
     expected = [
@@ -102,7 +103,7 @@ def _by_profile(
     ]
     demands = tuple(
         Demand(mean=one.mean / unit, relative_variance=one.relative_variance)
-        for one, unit in zip(expected, (_work_unit(state, prefill), 1.0), strict=True)
+        for one, unit in zip(expected, (unit, 1.0), strict=True)
     )
     needed = (
         prefills_for(demands[0], prefill, targets.attainment, most=limits.prefill[1]),
@@ -110,13 +111,17 @@ def _by_profile(
     )
     spared = list(needed)
     if needed[0] < have[0]:
-        lasting = _lasting(demands[0], expected[0].now / _work_unit(state, prefill))
+        lasting = _lasting(demands[0], expected[0].now / unit)
         spared[0] = prefills_for(lasting, prefill, targets.attainment, most=have[0])
     if needed[1] < have[1]:
         lasting = _lasting(demands[1], expected[1].now)
         spared[1] = decodes_for(lasting, decode, targets.attainment, most=have[1])
-    state = _holding(state, (spared[0], spared[1]), now=now, hold=limits.hold(load.seconds))
+    state = _holding(
+        state, (spared[0], spared[1]), now=now, window=load.seconds, hold=limits.hold(load.seconds)
+    )
     held = (max(one.prefill for one in state.held), max(one.decode for one in state.held))
+    if state.watched < limits.hold(load.seconds):
+        held = have  # who has not watched for so long cannot know how long a need has been lower
     follows = tuple(
         need if need >= here else min(here, kept) for need, here, kept in zip(needed, have, held, strict=True)
     )
@@ -190,14 +195,12 @@ def _seen(
     )
 
 
-def _corrected(
-    state: ScalingState, scenario: Scenario, profile: DeviceProfile, prefill: PrefillWork
-) -> ScalingState:
+def _corrected(state: ScalingState, scenario: Scenario, profile: DeviceProfile, unit: float) -> ScalingState:
     """With service times as measured, where enough was measured: T_p, and TPOT at the batch that Little's law tells."""
     load, work = scenario.load, state.work
     measured_prefill = measured_decode = None
     if load.prefill_seconds > 0 and load.arrivals >= _ENOUGH:
-        measured_prefill = load.prefill_seconds / _work_unit(state, prefill)
+        measured_prefill = load.prefill_seconds / unit
     instances = scenario.counts.decode.ready
     streaming = load.decode_seconds - load.transfer_seconds
     if streaming > 0 and load.finished >= _ENOUGH and instances and load.answer_tokens > 1:
@@ -207,14 +210,17 @@ def _corrected(
     return corrected(state, prefill=measured_prefill, decode=measured_decode, share=_CORRECTION)
 
 
-def _holding(state: ScalingState, need: tuple[int, int], *, now: float, hold: float) -> ScalingState:
+def _holding(
+    state: ScalingState, need: tuple[int, int], *, now: float, window: float, hold: float
+) -> ScalingState:
     """With the newest need, without those older than the holding time, and without those that later ones cover."""
     kept = [
         one
         for one in state.held
         if one.at > now - hold and not (one.prefill <= need[0] and one.decode <= need[1])
     ]
-    return replace(state, held=(*kept, Held(at=now, prefill=need[0], decode=need[1])))
+    watched = min(state.watched + window, hold)
+    return replace(state, held=(*kept, Held(at=now, prefill=need[0], decode=need[1])), watched=watched)
 
 
 def _by_signs(state: ScalingState, scenario: Scenario, *, now: float) -> tuple[Wish, ScalingState]:
