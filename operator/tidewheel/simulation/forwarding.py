@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: How many of a line are looked at for one that a server could still serve in time.
 LOOKED_AT = 4
-#: Between two reports of the local queues' lengths (P/D-Serve, section 2.3).
+#: Between two reports of the local queues' lengths, as in P/D-Serve's example.
 REPORT_SECONDS = 0.1
 
 
