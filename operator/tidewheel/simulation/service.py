@@ -317,7 +317,7 @@ class _Service:
         for flight in lost.lose():
             if flight in self._owed:
                 self._owed.remove(flight)
-            was_streaming = not math.isnan(flight.first_token_at) and flight.first_token_at <= self.clock.now
+            was_streaming = flight.is_streaming and flight.first_token_at <= self.clock.now
             if flight.prefill is not None and flight.prefill is not lost:
                 flight.prefill.release(flight)
             if flight.decode is not None and flight.decode is not lost:
