@@ -159,6 +159,9 @@ def simulate() -> None:
 @simulate.command("pdservice")
 @click.argument("trace", type=_EXISTING, required=False)
 @click.option("--profile", type=_EXISTING, help="A device's times, .npz or .csv; otherwise an H200's.")
+@click.option("--prefill-slots", type=click.IntRange(min=1), help="Of a prefill; otherwise the profile's.")
+@click.option("--decode-slots", type=click.IntRange(min=1), help="Of a decode; otherwise the profile's.")
+@click.option("--kv-tokens", type=click.IntRange(min=1), help="A decode's room; otherwise the profile's.")
 @click.option("--prefills", type=click.IntRange(min=1), default=2, show_default=True, help="At first.")
 @click.option("--decodes", type=click.IntRange(min=1), default=1, show_default=True, help="At first.")
 @click.option(
@@ -208,6 +211,26 @@ def simulate_pdservice(*, html: Path | None, plot: Path | None, as_json: bool, *
         plot.write_text(report.capacity_chart())
     if as_json:
         click.echo(json_of(report))
+
+
+@main.command()
+@click.argument("model")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--longest", type=click.IntRange(min=64), default=1024, show_default=True, help="Tokens.")
+@click.option("--most", type=click.IntRange(min=2), default=16, show_default=True, help="Largest batch.")
+@click.option("--out", type=_FILE, default=Path("profile.csv"), show_default=True)
+def profile(*, model: str, device: str, longest: int, most: int, out: Path) -> None:
+    """Measure the engine with MODEL on this machine, for `simulate pdservice --profile`.
+
+    MODEL is package:<distribution> or path:<directory or .gguf file>. Needs the workers' packages.
+    """
+    from tidewheel.simulating import CannotSimulate, measure_profile
+
+    try:
+        rows = measure_profile(model, device=device, longest=longest, most=most, out=out)
+    except CannotSimulate as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {rows} measurements")
 
 
 def _say(what: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +42,9 @@ class Asked:
 
     trace: Path | None
     profile: Path | None
+    prefill_slots: int | None
+    decode_slots: int | None
+    kv_tokens: int | None
     prefills: int
     decodes: int
     planners: tuple[PlannerName, ...]
@@ -63,7 +68,7 @@ def report_on(asked: Asked) -> Report:
     """
     try:
         requests = _requests(asked)
-        profile = _profile(asked.profile)
+        profile = _sized(_profile(asked.profile), asked)
     except (BadTrace, BadProfile, OSError) as error:
         raise CannotSimulate(str(error)) from error
     settings = ServiceSettings(
@@ -97,6 +102,27 @@ def report_on(asked: Asked) -> Report:
         tpot_seconds=asked.tpot_seconds,
         arms=tuple(arms),
     )
+
+
+def measure_profile(model: str, *, device: str, longest: int, most: int, out: Path) -> int:
+    """Have the workers' engine measured by a process of its own, since nothing here imports them; the number of rows.
+
+    Raises:
+        CannotSimulate: the workers are not installed, or the model cannot be measured; with what that process said.
+    """
+    module = "tidewheel_workers.llm.profiling"
+    command = [sys.executable, "-m", module, model, "--device", device]
+    command += ["--longest", str(longest), "--most", str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise CannotSimulate(said[-1] if said else f"{module} ended with {done.returncode}")
+    try:
+        read_csv(done.stdout.splitlines(), like=H200)
+    except BadProfile as error:
+        raise CannotSimulate(f"what was measured is no profile: {error}") from error
+    out.write_text(done.stdout)
+    return len(done.stdout.splitlines()) - 1
 
 
 def table_of(report: Report) -> Table:
@@ -147,6 +173,16 @@ def _profile(file: Path | None) -> DeviceProfile:
         return replace(read_npz(file.read_bytes(), like=H200), name=file.stem)
     with file.open() as lines:
         return replace(read_csv(lines, like=H200), name=file.stem)
+
+
+def _sized(profile: DeviceProfile, asked: Asked) -> DeviceProfile:
+    """With the room that was asked for, which measured times do not tell."""
+    return replace(
+        profile,
+        prefill_slots=asked.prefill_slots or profile.prefill_slots,
+        decode_slots=asked.decode_slots or profile.decode_slots,
+        kv_tokens=asked.kv_tokens or profile.kv_tokens,
+    )
 
 
 def _gateway(asked: Asked, profile: DeviceProfile, service: Prefills) -> Gateway:
