@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.pd.data import INCLUDED, LINKED_H200, trace
 from benchmarks.pd.telling import Check, at_least, at_most, tell
+from benchmarks.pd.tidal_plot import plot_week
 
 from tidewheel.planning.scaling.scenario import Limits
 from tidewheel.planning.scaling.sizing import Demand, Targets, Workload, decodes_for, prefills_for
@@ -50,6 +51,7 @@ from tidewheel.simulation.sources import OpenLoop
 from tidewheel.simulation.traces import Request
 
 STEP, WINDOW = 5.0, 30.0
+IDEAL, OURS = "clairvoyant (ideal)", "ours, 30 s"
 TARGETS = Targets(ttft_seconds=0.5, tpot_seconds=0.02, attainment=0.99)
 #: Of the static peaks together: the two tides are out of phase, so less than their sum is enough.
 BUDGET = 0.9
@@ -124,7 +126,7 @@ def tidal(
                 figures[f"{case.name}: {name}: {key}"] = round(value, 4)
         if case.checked:
             checks += _checks(case, rows)
-            fluid, single = _by_request(case, runs["ours, 30 s"], days, traces)
+            fluid, single = _by_request(case, runs[OURS], days, traces)
             for metric, of_fluid, of_single in zip(("TTFT", "TPOT"), fluid, single, strict=True):
                 figures[f"{case.name}: ours by request: {metric}"] = round(of_single, 4)
                 figures[f"{case.name}: ours in the same windows of the fluid: {metric}"] = round(of_fluid, 4)
@@ -147,16 +149,16 @@ def _case(case: Case, days: float, plot: Path | None, traces: Path | None) -> di
         for name in named
     }
     runs = {
-        "clairvoyant (ideal)": _clairvoyant(scenarios, unbounded),
+        IDEAL: _clairvoyant(scenarios, unbounded),
         "static peak": run(at_peak, Fixed(counts=peaks), unbounded),
         "reactive ±1, 10 s": run(scenarios, Reactive(scenarios=named), replace(settings, window=10.0)),
         "KEDA law of llm-d, 15 s": run(
             scenarios, Each(scenarios=named, planners=laws), replace(settings, window=15.0)
         ),
-        "ours, 30 s": run(scenarios, ours, settings),
+        OURS: run(scenarios, ours, settings),
     }
     if plot is not None:
-        _plot(plot, scenarios, runs)
+        plot_week(plot, runs, ideal=IDEAL, ours=OURS, attainment=TARGETS.attainment)
     return runs
 
 
@@ -303,7 +305,7 @@ def _row(runs: Mapping[str, FluidRun]) -> dict[str, float]:
 
 
 def _checks(case: Case, rows: Mapping[str, Mapping[str, float]]) -> list[Check]:
-    ours, ideal, static = rows["ours, 30 s"], rows["clairvoyant (ideal)"], rows["static peak"]
+    ours, ideal, static = rows[OURS], rows[IDEAL], rows["static peak"]
     checks = [
         at_least(f"{case.name}: worst of TTFT and TPOT attainment", ours["worst attainment"], 0.99),
         at_most(f"{case.name}: GPU-hours over clairvoyant", ours["gpu hours"] / ideal["gpu hours"], 1.15),
@@ -358,7 +360,7 @@ def _table(case: Case, days: float, rows: Mapping[str, Mapping[str, float]]) -> 
     )
     for name in names:
         table.add_column(name, justify="left" if name == "planner" else "right")
-    ideal = rows["clairvoyant (ideal)"]["gpu hours"]
+    ideal = rows[IDEAL]["gpu hours"]
     for name, row in rows.items():
         shares = [
             f"{100 * row[f'{scenario} {metric}']:.2f}"
@@ -371,47 +373,6 @@ def _table(case: Case, days: float, rows: Mapping[str, Mapping[str, float]]) -> 
             f"{row['most instances']:.0f}", f"{row['changes']:.0f}",
         )  # fmt: skip
     return table
-
-
-def _plot(file: Path, scenarios: Sequence[FluidScenario], runs: Mapping[str, Mapping[str, FluidRun]]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(4, 2, figsize=(13, 10), sharex=True)
-    for column, scenario in zip(axes.T, scenarios, strict=True):
-        load, capacity, ratio, attained = column
-        load.set_title(scenario.name)
-        ours = runs["ours, 30 s"][scenario.name]
-        hours = [window.ends / 3600 for window in ours.windows]
-        load.plot(hours, [window.arrivals / WINDOW for window in ours.windows], linewidth=0.4)
-        load.set_ylabel("requests/s")
-        for name in ("static peak", "clairvoyant (ideal)", "ours, 30 s"):
-            held = [window.holding for window in runs[name][scenario.name].windows]
-            capacity.step(hours, held, where="pre", linewidth=0.8, label=name)
-        capacity.set_ylabel("instances")
-        capacity.legend(fontsize=7)
-        ratio.step(hours, [window.prefills for window in ours.windows], where="pre", label="prefill")
-        ratio.step(hours, [window.decodes for window in ours.windows], where="pre", label="decode")
-        ratio.set_ylabel("ours: P and D")
-        ratio.legend(fontsize=7)
-        for name in ("reactive ±1, 10 s", "KEDA law of llm-d, 15 s", "ours, 30 s"):
-            attained.plot(*_hourly_attainment(runs[name][scenario.name]), linewidth=0.9, label=name)
-        attained.axhline(TARGETS.attainment, color="grey", linestyle=":")
-        attained.set(ylabel="TTFT in time, by hour", xlabel="hours", ylim=(0.9, 1.002))
-        attained.legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
-    figure.savefig(file)
-
-
-def _hourly_attainment(one: FluidRun) -> tuple[list[float], list[float]]:
-    per_hour: dict[int, list[float]] = {}
-    for window in one.windows:
-        counted = per_hour.setdefault(int((window.ends - 1) // 3600), [0.0, 0.0])
-        counted[0] += window.in_time
-        counted[1] += window.arrivals
-    return [hour + 0.5 for hour in per_hour], [got / max(all_, 1.0) for got, all_ in per_hour.values()]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,11 @@ class Flight:
         return self.request.prompt_tokens + self.generated
 
     @property
+    def is_streaming(self) -> bool:
+        """Whether the client has tokens, or will have the first at the end of an iteration that runs."""
+        return not math.isnan(self.first_token_at)
+
+    @property
     def ttft(self) -> float:
         """Seconds to the first token."""
         return self.first_token_at - self.request.at

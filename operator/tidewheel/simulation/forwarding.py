@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: How many of a line are looked at for one that a server could still serve in time.
 LOOKED_AT = 4
-#: Between two reports of the local queues' lengths (P/D-Serve, section 2.3).
+#: Between two reports of the local queues' lengths, as in P/D-Serve's example.
 REPORT_SECONDS = 0.1
 
 
@@ -105,22 +105,23 @@ class OnDemand:
         free.sort(key=lambda prefill: (len(prefill.held), prefill.backlog_tokens))
         for flight in self._line[:LOOKED_AT]:
             for prefill in free:
-                if (
-                    self.ends_early
-                    and prefill.held
-                    and self._first_token_at(prefill, flight) > flight.deadline
-                ):
+                if self.ends_early and prefill.held and self._is_late(prefill, flight):
                     continue
                 self._line.remove(flight)
                 prefill.take(flight)
                 return True
         return False
 
-    def _first_token_at(self, prefill: Prefill, flight: Flight) -> float:
-        return prefill.ready_at(flight.context_tokens) + self.service.beyond_prefill_seconds(flight)
+    def _is_late(self, prefill: Prefill, flight: Flight) -> bool:
+        if flight.attempts:
+            return False  # it was accepted once, and is not turned away for those who wait
+        computed = prefill.ready_at(flight.context_tokens)
+        return computed + self.service.beyond_prefill_seconds(flight) > flight.deadline
 
     def _leaves_at(self, flight: Flight) -> float:
-        """Until when it may wait: even an idle prefill would be too late afterwards."""
+        """Until when it may wait: even an idle prefill would be too late afterwards. A stream goes on, however late."""
+        if flight.attempts:
+            return math.inf if flight.is_streaming else flight.deadline
         prefills = self.service.prefills()
         if not prefills:
             return flight.deadline
@@ -200,7 +201,7 @@ class LocalQueues:
         chosen = min(prefills, key=lambda prefill: (seen.get(prefill.name, 0), ties[prefill.name]))
         seen[chosen.name] = seen.get(chosen.name, 0) + 1
         chosen.take(flight)
-        if not math.isinf(flight.deadline):
+        if not math.isinf(flight.deadline) and not flight.is_streaming:
             self._service.clock.at(flight.deadline, lambda: self._expire(flight, chosen))
 
     def freed(self) -> None:

@@ -159,8 +159,8 @@ def fitted(points: Sequence[tuple[float, float, float]]) -> DecodeLaw:
         columns = [[(1.0, batch, batch * context)[name] for name in names] for batch, context, _ in points]
         found = _least_squares(columns, [seconds for *_, seconds in points])
         worst = min(range(len(names)), key=lambda at: found[at])
-        if found[worst] >= 0:
-            parts = dict(zip(names, found, strict=True))
+        if found[worst] >= 0 or len(names) == 1:
+            parts = {name: max(0.0, part) for name, part in zip(names, found, strict=True)}
             return DecodeLaw(
                 base_seconds=parts.get(0, 0.0),
                 seconds_per_sequence=parts.get(1, 0.0),
@@ -262,22 +262,25 @@ def _as_law(table: DecodeTable) -> DecodeTable | DecodeLaw:
 
 
 def _least_squares(rows: Sequence[Sequence[float]], wanted: Sequence[float]) -> list[float]:
-    """By the normal equations of scaled columns, and Gauss with pivots: there are three unknowns at most."""
-    count = len(rows[0])
-    scales = [max(abs(row[at]) for row in rows) or 1.0 for at in range(count)]
-    scaled = [[value / scale for value, scale in zip(row, scales, strict=True)] for row in rows]
-    matrix = [
-        [sum(row[i] * row[j] for row in scaled) for j in range(count)]
-        + [sum(row[i] * value for row, value in zip(scaled, wanted, strict=True))]
-        for i in range(count)
-    ]
+    """By Gram and Schmidt's modified way, which keeps the digits that normal equations lose; three unknowns at most."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    count = len(columns)
+    lengths = [sum(value * value for value in column) ** 0.5 for column in columns]
+    rest, upper, right = list(wanted), [[0.0] * count for _ in range(count)], [0.0] * count
     for at in range(count):
-        pivot = max(range(at, count), key=lambda row: abs(matrix[row][at]))
-        matrix[at], matrix[pivot] = matrix[pivot], matrix[at]
-        if abs(matrix[at][at]) < 1e-12:
+        length = sum(value * value for value in columns[at]) ** 0.5
+        if length <= 1e-9 * lengths[at]:
             raise BadProfile("the decode rows do not tell batch and context apart; measure several of both")
-        for row in range(count):
-            if row != at:
-                factor = matrix[row][at] / matrix[at][at]
-                matrix[row] = [a - factor * b for a, b in zip(matrix[row], matrix[at], strict=True)]
-    return [matrix[at][count] / matrix[at][at] / scales[at] for at in range(count)]
+        unit = [value / length for value in columns[at]]
+        upper[at][at] = length
+        for later in range(at + 1, count):
+            part = sum(one * other for one, other in zip(unit, columns[later], strict=True))
+            upper[at][later] = part
+            columns[later] = [value - part * one for value, one in zip(columns[later], unit, strict=True)]
+        right[at] = sum(one * value for one, value in zip(unit, rest, strict=True))
+        rest = [value - right[at] * one for value, one in zip(rest, unit, strict=True)]
+    found = [0.0] * count
+    for at in reversed(range(count)):
+        known = sum(upper[at][later] * found[later] for later in range(at + 1, count))
+        found[at] = (right[at] - known) / upper[at][at]
+    return found

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Role = Literal["prefill", "decode"]
 
+#: Of moving means, as in the product's gateway and in RFC 6298.
+GAIN = 1 / 8
+
 
 class Planner(Protocol):
     """Decides how many instances there should be, from what was seen so far."""
@@ -112,6 +115,7 @@ class _Service:
         self._turns = itertools.count()
         self._flights: list[Flight] = []
         self._owed: deque[Flight] = deque()  # computed, and no decode has room
+        self._fetched_after = 0.0  # moving mean of the seconds from computed to fetched
         self._ended = 0
         self._changes = 0
         self._substitutions = 0
@@ -148,9 +152,14 @@ class _Service:
         return self._prefill.ready
 
     def beyond_prefill_seconds(self, flight: Flight) -> float:
-        """As in `forwarding.Prefills`: the transfer, the rest of the emptiest decode's iteration, and the next one."""
+        """As in `forwarding.Prefills`: the transfer, the rest of the emptiest decode's iteration, and the next one.
+
+        While computed prompts wait for a decode, as long as they did lately; the product's gateway learns that, too.
+        """
         profile = self._settings.profile
         seconds = profile.transfer_seconds(flight.context_tokens)
+        if self._owed:
+            seconds = max(seconds, self._fetched_after)
         if self._decode.ready:
             return seconds + 2 * min(decode.iteration_seconds for decode in self._decode.ready)
         return seconds + profile.decode_seconds(1, flight.context_tokens)
@@ -210,6 +219,7 @@ class _Service:
         if flight.ending is not None or decode is None or flight.decode is not decode or decode.is_lost:
             return  # one end of the transfer died meanwhile
         flight.transferred_at = self.clock.now
+        self._fetched_after += GAIN * (flight.transferred_at - flight.prefilled_at - self._fetched_after)
         prefill = flight.prefill
         decode.take(flight)
         if prefill is not None:
@@ -307,7 +317,7 @@ class _Service:
         for flight in lost.lose():
             if flight in self._owed:
                 self._owed.remove(flight)
-            was_streaming = not math.isnan(flight.first_token_at) and flight.first_token_at <= self.clock.now
+            was_streaming = flight.is_streaming and flight.first_token_at <= self.clock.now
             if flight.prefill is not None and flight.prefill is not lost:
                 flight.prefill.release(flight)
             if flight.decode is not None and flight.decode is not lost:

@@ -260,3 +260,14 @@ def test_bounds_hold_at_every_step(data, budget, most):
                 assert min(decision.prefill, decision.decode) >= 1
         have = {name: (decision.prefill, decision.decode) for name, decision in decisions.items()}
         assert sum(map(sum, have.values())) <= budget
+
+
+@given(rates=st.lists(st.floats(0.1, 150), min_size=5, max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_whoever_goes_leaves_a_rest_that_can_carry_the_load(rates):
+    before = (20, 6)
+    for decision in live(rates, start=before)[0]:
+        after = (decision.prefill, decision.decode)
+        for count, earlier, share in zip(after, before, decision.attainment, strict=True):
+            assert count >= earlier or share >= TARGETS.attainment
+        before = after

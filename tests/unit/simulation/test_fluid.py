@@ -6,6 +6,7 @@ import heapq
 import random
 from array import array
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from tests.unit.scaling.worlds import DEVICE, TARGETS, WORK
@@ -15,7 +16,11 @@ from tidewheel.planning.scaling.state import from_text, to_text
 from tidewheel.simulation.fluid import FluidScenario, FluidSettings, run
 from tidewheel.simulation.fluid_planners import Clairvoyant, Each, Fixed, Operators, Reactive, true_needs
 from tidewheel.simulation.fluid_traffic import Arrivals, Surge, Traffic, draw, hourly
+from tidewheel.simulation.forwarding import OnDemand
 from tidewheel.simulation.planners import KedaLaw
+from tidewheel.simulation.service import ServiceSettings, simulate
+from tidewheel.simulation.sources import OpenLoop
+from tidewheel.simulation.traces import Request, poisson
 
 
 def arrivals(rate, *, seconds: float = 3600.0, seed: int = 1, **more) -> Arrivals:
@@ -58,6 +63,34 @@ def in_time(rate: float, servers: int, *, requests: int = 100_000) -> float:
 def test_first_tokens_come_in_time_as_one_by_one(rate, servers):
     fluid = fixed(scenario(rate, start=(servers, 20), seconds=7200.0))["a"].ttft_attainment
     assert fluid == pytest.approx(in_time(rate, servers), abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("rate", "prefills", "decodes"),
+    [
+        pytest.param(27.0, 3, 1, id="prefills nearly full"),
+        pytest.param(33.0, 3, 1, id="more than prefills can do"),
+        pytest.param(40.0, 6, 1, id="a decode nearly full"),
+        pytest.param(70.0, 12, 1, id="more than a decode serves in time"),
+    ],
+)
+def test_both_simulators_agree(rate, prefills, decodes):
+    like = [Request(at=0.0, prompt_tokens=1000, answer_tokens=100)]
+    requests = poisson(like, per_second=rate, count=round(rate * 60), generator=random.Random(2))
+    settings = ServiceSettings(
+        profile=DEVICE,
+        prefills=prefills,
+        decodes=decodes,
+        make_gateway=partial(OnDemand, slots=1),
+        ttft_seconds=TARGETS.ttft_seconds,
+        tpot_seconds=TARGETS.tpot_seconds,
+    )
+    answered = simulate(settings, OpenLoop(requests)).answered
+    fluid = fixed(scenario(rate, start=(prefills, decodes)))["a"]
+    in_time_singly = sum(one.ttft <= TARGETS.ttft_seconds for one in answered) / len(requests)
+    fast_singly = sum(one.tpot <= TARGETS.tpot_seconds for one in answered) / len(answered)
+    assert fluid.ttft_attainment == pytest.approx(in_time_singly, abs=0.03)
+    assert fluid.tpot_attainment == pytest.approx(fast_singly, abs=0.03)
 
 
 def test_decodes_that_are_too_few_are_slow():

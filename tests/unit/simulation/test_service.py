@@ -108,6 +108,19 @@ def test_a_lost_decode_costs_one_substitute_and_its_streams_go_on():
     assert seen.decode_seconds == pytest.approx(2 * seen.seconds, rel=0.01)
 
 
+@pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
+def test_a_stream_goes_on_however_long_ago_its_first_token_was_due(gateway):
+    requests = [request(at=0.0, prompt=100, answer=2000)]
+    seen = run(
+        requests, make_gateway=gateway, ttft_seconds=1.0, decodes=2, faults=(Fault(at=10.0, role="decode"),)
+    )
+    (one,) = seen.outcomes
+    assert one.ending == "answered"
+    assert one.ttft == pytest.approx(0.11)
+    # a prefill computes prompt and answer so far, and the rest of the tokens follows
+    assert one.e2e == pytest.approx(0.1 + 10.0 + 1.09 + 10.1, rel=0.02)
+
+
 def test_without_resuming_streams_of_a_lost_decode_fail_and_say_so():
     seen = run([request(prompt=100, answer=500)], faults=(Fault(at=3.0, role="decode"),), resumes=False)
     assert seen.reasons() == {"its decode was lost": 1}
