@@ -256,6 +256,11 @@ def test_propensities_are_those_of_the_draw():
     assert 40 < explored < 120
 
 
+def test_less_and_less_is_given_at_random():
+    spec = rules(explore=0.2)
+    assert [round(spec.exploring(rounds), 3) for rounds in (0, 300, 9900)] == [0.2, 0.1, 0.02]
+
+
 @pytest.mark.parametrize(
     ("who", "slots", "says"),
     [
