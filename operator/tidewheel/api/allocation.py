@@ -145,7 +145,7 @@ class Allocation(ApiModel):
         ge=0,
         le=50,
         description=(
-            "explorePercent is how often, under Index and Myopic, the last slot goes to anyone at random at first; it falls with "
+            "explorePercent is how often, under Index and Myopic, the last slot goes to anyone at random. Under Index it falls with "
             "the square root of the rounds, to a third after 800. The chance of every pick is recorded."
         ),
     )

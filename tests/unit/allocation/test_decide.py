@@ -256,6 +256,14 @@ def test_propensities_are_those_of_the_draw():
     assert 40 < explored < 120
 
 
+def test_less_and_less_is_given_at_random_where_optimism_explores_as_well():
+    chances = {
+        policy: [round(rules(explore=0.2, policy=policy).exploring(rounds), 3) for rounds in (0, 300, 9900)]
+        for policy in ("Index", "Myopic")
+    }
+    assert chances == {"Index": [0.2, 0.1, 0.02], "Myopic": [0.2, 0.2, 0.2]}
+
+
 @pytest.mark.parametrize(
     ("who", "slots", "says"),
     [

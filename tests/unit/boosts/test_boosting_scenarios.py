@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tidewheel.api.allocation import Allocation, AllocationStatus, ScenarioBoosts
 from tidewheel.planning.boosts.memory import memory_from_text, memory_to_text
 from tidewheel.planning.boosts.step import BoostsSeen, BoostStep, step_boosts
-from tidewheel.planning.boosts.windows import Stretch, Tally
+from tidewheel.planning.boosts.windows import Stretch, Tally, tally_of
 
 ROUND = 600.0
 START = 1_000 * ROUND
@@ -182,6 +182,67 @@ def test_shadow_shows_and_gives_nothing_and_what_it_showed_is_forgotten_when_it_
     assert len(step.pods) == 1
     idle = {one.name: one.idle_rounds for one in step.status.scenarios}
     assert sorted(idle.values()) == [0, 7, 7, 7], "only the boost that was given counts"
+
+
+def test_boosts_that_are_taken_back_before_their_time_are_not_learnt_from():
+    cluster = Cluster(an_allocation(), counts=lifted)
+    cluster.rounds(0, 3)
+    boosted = cluster.look(START + 3 * ROUND + 1)
+    assert boosted.pods
+    known = sum(one.rewards for one in boosted.status.scenarios)
+    cluster.allocation = an_allocation(mode="Shadow")
+    assert cluster.look(START + 3 * ROUND + 60).pods == {}
+    step = cluster.live(4)
+    assert sum(one.rewards for one in step.status.scenarios) == known
+
+
+def test_what_was_counted_before_the_measured_part_or_twice_is_left_out():
+    cluster = Cluster(an_allocation(fewest_requests=1))
+    began = START
+    cluster.look(began + 1)
+    few = {"chat": Tally(arrived=10, good=5)}
+    for since, until in [(110, 130), (130, 160), (130, 160), (140, 170), (160, 190), (580, 610)]:
+        cluster.stretch = Stretch(since=began + since, until=began + until, tallies=few)
+        cluster.look(began + until)
+    record = memory_from_text(cluster.memory).record(1000)
+    assert (record.seconds, record.tallies) == (60, {"chat": Tally(arrived=20, good=10)})
+
+
+def test_a_reward_of_which_nothing_is_remembered_is_given_up_at_its_deadline():
+    cluster = Cluster(an_allocation(reward_deadline_rounds=2))
+    cluster.rounds(0, 1)
+    assert len(cluster.look(START + ROUND + 1).pods) == 1
+    # the operator's memory of rounds is short, so an old one is gone by the time it looks again
+    memory = memory_from_text(cluster.memory)
+    cluster.memory = memory_to_text(replace(memory, records=()))
+    cluster.live(2)
+    assert cluster.status.late == 0
+    cluster.live(3)
+    assert cluster.status.late == 1
+
+
+@dataclass
+class Load:
+    finished: int
+    rejected: int = 0
+    ttft_attainment: float = 1.0
+    tpot_attainment: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("load", "tally"),
+    [
+        pytest.param(Load(100), Tally(arrived=100, good=100), id="all promises kept"),
+        pytest.param(
+            Load(80, 20, ttft_attainment=0.6),
+            Tally(arrived=100, good=60),
+            id="those without a token are late",
+        ),
+        pytest.param(Load(100, 0, 0.9, 0.5), Tally(arrived=100, good=45), id="both promises count"),
+    ],
+)
+def test_good_requests_are_those_that_keep_both_promises(load, tally):
+    assert tally_of(load) == tally
 
 
 def test_off_gives_nothing_and_keeps_what_was_learnt():

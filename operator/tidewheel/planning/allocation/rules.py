@@ -42,16 +42,21 @@ class Rules:
     learning: Learning
     policy: PolicyName = "Index"
     seed: int = 0
-    explore: float = 0.05  # how often the last slot is given at random, at first
+    explore: float = 0.05  # how often the last slot is given at random, under Index at first
     hold_out: float = 0.0  # part of the rounds without any boost, to compare with
     patience: int = 3  # rounds until a reward that has not come is not waited for any more
 
     def exploring(self, rounds: int) -> float:
         """How often the last slot is given at random after so many decided rounds.
 
-        It falls with their square root, so that exploring costs no higher power of time than learning does (`decide`).
+        Under Index it falls with their square root: its optimism explores as well, and what is given at random for later
+        judgement should not cost a higher power of time than learning does. Myopic explores in no other way.
         """
-        return self.explore / math.sqrt(1 + rounds / _EXPLORED_FULLY)
+        return (
+            self.explore
+            if self.policy == "Myopic"
+            else self.explore / math.sqrt(1 + rounds / _EXPLORED_FULLY)
+        )
 
 
 def admit(contenders: Sequence[Contender], slots: int) -> None:

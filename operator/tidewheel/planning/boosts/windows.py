@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from tidewheel.planning.allocation.reward import Window, reward_of
 
@@ -24,6 +24,36 @@ class Tally:
     def plus(self, other: Tally) -> Tally:
         """Both together."""
         return Tally(arrived=self.arrived + other.arrived, good=self.good + other.good)
+
+
+class Load(Protocol):
+    """What the load of a scenario tells of its promises, for the time between two looks at the metrics."""
+
+    @property
+    def finished(self) -> int:
+        """Requests that ended with an answer."""
+
+    @property
+    def rejected(self) -> int:
+        """Requests that ended without a first token."""
+
+    @property
+    def ttft_attainment(self) -> float:
+        """Of both, the share whose first token came in time."""
+
+    @property
+    def tpot_attainment(self) -> float:
+        """Of the finished, the share whose tokens came fast enough."""
+
+
+def tally_of(load: Load) -> Tally:
+    """The requests that ended, and those of them that were good in both respects.
+
+    Metrics tell the two shares and not the share of those in both, so they are taken to be independent. That is the same
+    mistake before and during a boost, and no more requests are called good by it than kept the harder promise.
+    """
+    ended = load.finished + load.rejected
+    return Tally(arrived=ended, good=round(ended * load.ttft_attainment * load.tpot_attainment))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
