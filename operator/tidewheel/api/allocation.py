@@ -101,7 +101,7 @@ class Allocation(ApiModel):
     )
     round_seconds: int = Field(
         600,
-        ge=60,
+        ge=10,
         le=86_400,
         description="roundSeconds is how long a round takes; rounds begin at multiples of it, counted from 1970 in UTC.",
     )

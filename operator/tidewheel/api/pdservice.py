@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tidewheel.api.allocation import Allocation, AllocationStatus
 from tidewheel.api.model import (
     ApiModel,
     CelRule,
@@ -420,6 +421,9 @@ class PDServiceSpec(ApiModel):
         description="slo is what requests of no scenario are promised, and where a scenario's own slo leaves something out.",
     )
     scaling: Scaling = Field(Scaling(), description="scaling is how the numbers of pods follow the load.")
+    allocation: Allocation | None = Field(
+        None, description="allocation is how spare pods go round the scenarios; without it none do."
+    )
     kv_transfer: KVTransfer = Field(
         KVTransfer(), description="kvTransfer is how KV caches go from prefill to decode."
     )
@@ -534,6 +538,10 @@ class PDServiceStatus(ApiModel):
     )
     scaling: ScalingStatus | None = Field(
         None, description="scaling is what the planner last found, with scaling.mode Advise or Auto."
+    )
+    allocation: AllocationStatus | None = Field(
+        None,
+        description="allocation is who is boosted in this round and what was learnt, with spec.allocation.",
     )
     decisions: tuple[Decision, ...] = Field(
         (),

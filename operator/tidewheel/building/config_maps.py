@@ -17,12 +17,12 @@ from tidewheel.api.meta import (
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Published, RankTable, Routes
 from tidewheel.building.labels import metadata_of
-from tidewheel.planning.names import ranks_name, record_name, routes_name, scaling_name
+from tidewheel.planning.names import boosts_name, ranks_name, record_name, routes_name, scaling_name
 from tidewheel.planning.observed import ObservedService, PublishedMap
 from tidewheel.planning.times import as_exact_time
 
 RECORD_KEY = "spec.json"
-SCALING_KEY = "memory.json"
+MEMORY_KEY = "memory.json"
 
 
 def ranks_map(seen: ObservedService, table: RankTable, *, now: datetime) -> Manifest:
@@ -52,11 +52,20 @@ def record_map(seen: ObservedService, revision: str, spec: PDServiceSpec) -> Man
 
 def scaling_map(seen: ObservedService, memory: str) -> Manifest:
     """The ConfigMap that keeps what the planner of the numbers remembers; written before the pods that it asks for."""
+    return _memory(seen, scaling_name(seen.name), "scaling", memory)
+
+
+def boosts_map(seen: ObservedService, memory: str) -> Manifest:
+    """The ConfigMap that keeps what was learnt of boosts; written before the pods that are lent."""
+    return _memory(seen, boosts_name(seen.name), "boosts", memory)
+
+
+def _memory(seen: ObservedService, name: str, component: str, memory: str) -> Manifest:
     return {
         "apiVersion": CONFIG_MAPS.api_version,
         "kind": CONFIG_MAPS.kind,
-        "metadata": metadata_of(seen, scaling_name(seen.name), "scaling"),
-        "data": {SCALING_KEY: memory},
+        "metadata": metadata_of(seen, name, component),
+        "data": {MEMORY_KEY: memory},
     }
 
 

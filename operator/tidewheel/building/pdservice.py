@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tidewheel.api.manifest import CONFIG_MAPS, PDBS, PODS, SERVICES, Manifest
 from tidewheel.api.meta import ANNOTATION_MAP_DIGEST
-from tidewheel.building.config_maps import ranks_map, record_map, routes_map, scaling_map
+from tidewheel.building.config_maps import boosts_map, ranks_map, record_map, routes_map, scaling_map
 from tidewheel.building.disruption import budgets
 from tidewheel.building.pods import EXIT_SECONDS, worker_pod
 from tidewheel.building.services import gateway_service
@@ -59,6 +59,8 @@ def _manifests(
     yield record_map(seen, children.revision, spec)
     if children.scaling_memory is not None:
         yield scaling_map(seen, children.scaling_memory)
+    if children.boosts_memory is not None:
+        yield boosts_map(seen, children.boosts_memory)
     for table in children.rank_tables:
         yield ranks_map(seen, table, now=now)
     yield routes_map(seen, children.routes, now=now)

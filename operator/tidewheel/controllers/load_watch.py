@@ -33,8 +33,9 @@ _AT_A_TIME = 32
 def window_seconds(manifest: Manifest) -> float | None:
     """How long the windows of a PDService are, or None if nobody plans by its load."""
     spec = manifest.get("spec") or {}
-    scaling = spec.get("scaling") or {}
-    if scaling.get("mode", "Off") == "Off" or spec.get("suspend"):
+    scaling, allocation = spec.get("scaling") or {}, spec.get("allocation") or {}
+    is_planned = any(one.get("mode", "Off") != "Off" for one in (scaling, allocation))
+    if not is_planned or spec.get("suspend"):
         return None
     return float(scaling.get("windowSeconds", _WINDOW_SECONDS))
 

@@ -14,11 +14,11 @@ from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import Role
 from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
-from tidewheel.building.config_maps import RECORD_KEY, SCALING_KEY
+from tidewheel.building.config_maps import MEMORY_KEY, RECORD_KEY
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.controllers.observe_nodes import Nodes
 from tidewheel.planning.load.window import Window
-from tidewheel.planning.names import place_of, ranks_name, routes_name, scaling_name
+from tidewheel.planning.names import boosts_name, place_of, ranks_name, routes_name, scaling_name
 from tidewheel.planning.observed import (
     ChildKind,
     Exit,
@@ -88,7 +88,8 @@ def observe_service(
         records=dict(_records(by_name.values())),
         refusals=refusals,
         window=window,
-        scaling_memory=((by_name.get(scaling_name(name)) or {}).get("data") or {}).get(SCALING_KEY, ""),
+        scaling_memory=_memory(by_name.get(scaling_name(name))),
+        boosts_memory=_memory(by_name.get(boosts_name(name))),
         scalers=observe_scalers(cache, metadata["namespace"], name),
     )
 
@@ -211,6 +212,10 @@ def _published(raw: Manifest | None, key: str) -> PublishedMap | None:
         members=names,
         since=from_time(since) if since else None,
     )
+
+
+def _memory(raw: Manifest | None) -> str:
+    return str(((raw or {}).get("data") or {}).get(MEMORY_KEY, ""))
 
 
 def _records(raws: Iterable[Manifest]) -> Iterator[tuple[str, PDServiceSpec]]:

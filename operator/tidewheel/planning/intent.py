@@ -47,8 +47,9 @@ class Children:
     wanted_members: int = 0
     rank_tables: tuple[RankTable, ...] = ()
     pods: tuple[PodOrder, ...] = ()
-    #: What the planner of the numbers remembers; None for nothing.
+    #: What the planner of the numbers remembers, and that of the boosts; None for nothing.
     scaling_memory: str | None = None
+    boosts_memory: str | None = None
     #: Groups and revisions that still have pods: their maps and records stay although they are not written now.
     groups: frozenset[str] = frozenset()
     revisions: frozenset[str] = frozenset()

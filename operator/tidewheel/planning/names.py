@@ -70,6 +70,11 @@ def scaling_name(service: str) -> str:
     return f"{service}-scaling"
 
 
+def boosts_name(service: str) -> str:
+    """The ConfigMap that keeps what was learnt of boosts."""
+    return f"{service}-boosts"
+
+
 def budget_name(service: str, part: str) -> str:
     """The PodDisruptionBudget of `gateway` or `compute` pods."""
     return f"{service}-{part}"

@@ -138,5 +138,6 @@ class ObservedService:
     scalers: tuple[ObservedScaler, ...] = ()
     #: The last window of the pods' metrics that has ended; None if none has, or none is asked for.
     window: Window | None = None
-    #: What the planner of the numbers remembered; empty for nothing.
+    #: What the planner of the numbers remembered, and that of the boosts; empty for nothing.
     scaling_memory: str = ""
+    boosts_memory: str = ""

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.planning.autoscaling.step import step_scaling
+from tidewheel.planning.boosting import lent_now, step_boosting, with_boosts
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
 from tidewheel.planning.faults import is_lost
@@ -24,7 +25,7 @@ from tidewheel.planning.scalers import scaled_targets
 from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
 from tidewheel.planning.settings import ServiceDefaults
 from tidewheel.planning.status import Progress, condition_events, status_of, unbuildable_status
-from tidewheel.planning.targets import Target
+from tidewheel.planning.targets import Target, targets_of
 from tidewheel.planning.validation import Objection, buildable
 
 #: A pod to delete, why, and how long it still stays; None while a published map still names it.
@@ -40,7 +41,7 @@ def plan_service(
 ) -> Intent:
     """What should change about a PDService.
 
-    The steps: refuse a spec that cannot work; see what the load asks for; choose for each scenario the groups to keep, to drain and to create;
+    The steps: refuse a spec that cannot work; see what the load asks for and who is boosted; choose for each scenario the groups to keep, to drain and to create;
     staff each kept group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
     without; and say all of it in the status. A settled service gets an intent that equals what is there.
 
@@ -61,7 +62,11 @@ def plan_service(
     groups = groups_of(seen.pods)
     routed = seen.routes.members if seen.routes else frozenset()
     refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
-    scaling = step_scaling(seen, spec, groups)
+    scaled = scaled_targets(spec, seen.scalers)
+    lent = lent_now(spec, seen.boosts_memory)
+    scaling = step_scaling(seen, spec, groups, lent=lent)
+    planned = {**scaled, **scaling.targets, **(targets or {})}
+    boosts = step_boosting(seen, spec, groups, planned, now=now)
     steps = step_scenarios(
         groups,
         spec,
@@ -70,7 +75,7 @@ def plan_service(
         routed=routed,
         records=seen.records,
         refused=refused,
-        planned={**scaled_targets(spec, seen.scalers), **scaling.targets, **(targets or {})},
+        planned=with_boosts(targets_of(spec, planned), boosts) if boosts.pods else planned,
     )
     staffed = tuple(
         staff_group(
@@ -99,6 +104,7 @@ def plan_service(
         rank_tables=tuple(_rank_tables(seen, staffed)),
         pods=tuple(_orders(seen, spec, staffed, gateways)),
         scaling_memory=scaling.memory,
+        boosts_memory=boosts.memory,
         groups=frozenset(group.name for group in groups)
         | frozenset(group.name for one in steps for group in one.step.create),
         revisions=frozenset(group.revision for group in groups) | {revision},
@@ -119,14 +125,15 @@ def plan_service(
         gateways=gateways,
         is_scaling=bool(children.pods or leaving),
     )
-    deeds = (*scaling.deeds, *deeds_of(seen, progress, departures))
+    deeds = (*scaling.deeds, *boosts.deeds, *deeds_of(seen, progress, departures))
     decisions, events = record(seen.status.decisions, deeds, now=now)
-    status = status_of(seen, progress, decisions, scaling=scaling.status, now=now)
+    status = status_of(seen, progress, decisions, scaling=scaling.status, allocation=boosts.status, now=now)
     waits = [wait for _, _, wait in leaving if wait]
     waits += [
         staffing.wait for one in staffed for staffing in one.roles.values() if staffing.wait is not None
     ]
     waits += [gateways.wait] if gateways.wait is not None else []
+    waits += [timedelta(seconds=boosts.look_again_in)] if boosts.look_again_in is not None else []
     return Intent(
         children=children,
         departures=departures,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from tidewheel.api.allocation import AllocationStatus
 from tidewheel.api.meta import LABEL_ROLE, LABEL_SCENARIO, LABEL_SERVICE
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus, RoleStatus, ScenarioStatus
 from tidewheel.api.ranktable import Role
@@ -83,6 +84,7 @@ def status_of(
     decisions: tuple[Decision, ...],
     *,
     scaling: ScalingStatus | None = None,
+    allocation: AllocationStatus | None = None,
     now: datetime,
 ) -> PDServiceStatus:
     """The whole status."""
@@ -106,6 +108,7 @@ def status_of(
         gateway=_role_status(seen.pods, "gateway", progress.wanted_gateways),
         scenarios=tuple(_scenario_statuses(seen, progress)),
         scaling=scaling,
+        allocation=allocation,
         decisions=decisions,
     )
 

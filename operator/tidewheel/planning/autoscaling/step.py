@@ -36,6 +36,14 @@ from tidewheel.planning.times import as_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lent:
+    """Pods that a scenario has for a while, beyond what the load asks for."""
+
+    role: Role
+    pods: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingStep:
     """What a plan does about the numbers of pods."""
 
@@ -47,13 +55,20 @@ class ScalingStep:
     deeds: tuple[Deed, ...] = ()
 
 
-def step_scaling(seen: ObservedService, spec: PDServiceSpec, groups: Collection[Group]) -> ScalingStep:
+def step_scaling(
+    seen: ObservedService,
+    spec: PDServiceSpec,
+    groups: Collection[Group],
+    *,
+    lent: Mapping[str, Lent] | None = None,
+) -> ScalingStep:
     """The numbers after the last window.
 
     Args:
         seen: with the last window and what was remembered.
         spec: the service's.
         groups: the groups there are.
+        lent: pods among them that are not counted, by scenario.
     """
     if spec.scaling.mode == "Off" or spec.suspend:
         return ScalingStep()
@@ -65,7 +80,7 @@ def step_scaling(seen: ObservedService, spec: PDServiceSpec, groups: Collection[
             memory=seen.scaling_memory or None,
             status=seen.status.scaling,
         )
-    decisions, states = _decide(seen, spec, groups, window, before)
+    decisions, states = _decide(seen, spec, groups, window, before, lent or {})
     numbers = {name: _numbers(one) for name, one in decisions.items()}
     after = Memory(at=window.last.at, numbers=numbers if spec.scaling.mode == "Auto" else {}, states=states)
     return ScalingStep(
@@ -87,7 +102,12 @@ def _remembered(seen: ObservedService) -> Memory:
 
 
 def _decide(
-    seen: ObservedService, spec: PDServiceSpec, groups: Collection[Group], window: Window, before: Memory
+    seen: ObservedService,
+    spec: PDServiceSpec,
+    groups: Collection[Group],
+    window: Window,
+    before: Memory,
+    lent: Mapping[str, Lent],
 ) -> tuple[dict[str, Decision], dict[str, ScalingState]]:
     gateways = tuple(pod.uid for pod in seen.pods if pod.role == "gateway")
     scenarios = []
@@ -105,7 +125,7 @@ def _decide(
             Scenario(
                 name=name,
                 load=load,
-                counts=_counts(pods, before.numbers.get(name)),
+                counts=_counts(pods, before.numbers.get(name), lent.get(name)),
                 targets=promises,
                 limits=limits_of(spec),
                 profile=profile_of(spec),
@@ -117,23 +137,28 @@ def _decide(
     return decisions, states
 
 
-def _counts(pods: Iterable[ObservedPod], numbers: Numbers | None) -> Counts:
+def _counts(pods: Iterable[ObservedPod], numbers: Numbers | None, lent: Lent | None) -> Counts:
     pods = tuple(pods)
+
+    def of(role: Role, asked: int) -> RoleCounts:
+        return _role_counts(pods, role, asked, lent.pods if lent is not None and lent.role == role else 0)
+
     return Counts(
-        prefill=_role_counts(pods, "prefill", numbers.prefill if numbers else 0),
-        decode=_role_counts(pods, "decode", numbers.decode if numbers else 0),
+        prefill=of("prefill", numbers.prefill if numbers else 0),
+        decode=of("decode", numbers.decode if numbers else 0),
     )
 
 
-def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int) -> RoleCounts:
-    """The pods there are; those asked for that are not there yet count as starting."""
+def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int, lent: int) -> RoleCounts:
+    """The pods there are, without those that are lent; those asked for that are not there yet count as starting."""
     ours = [pod for pod in pods if pod.role == role]
     staying = [pod for pod in ours if not pod.deleting]
-    ready = sum(pod.ready for pod in staying)
-    unplaceable = sum(bool(pod.unschedulable) for pod in staying)
+    own = max(0, len(staying) - lent)
+    ready = min(own, sum(pod.ready for pod in staying))
+    unplaceable = min(own - ready, sum(bool(pod.unschedulable) for pod in staying))
     return RoleCounts(
         ready=ready,
-        starting=len(staying) - ready - unplaceable + max(0, asked - len(staying)),
+        starting=own - ready - unplaceable + max(0, asked - own),
         leaving=len(ours) - len(staying),
         unplaceable=unplaceable,
     )

@@ -1,0 +1,109 @@
+"""Boosts of a service's scenarios, from what is seen of it: who is boosted now, and what that makes of the numbers of pods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from tidewheel.api.pdservice import PDServiceSpec
+from tidewheel.api.ranktable import Role
+from tidewheel.planning.allocation.state import UnreadableState
+from tidewheel.planning.autoscaling.step import Lent
+from tidewheel.planning.autoscaling.terms import labels_of, promises_of
+from tidewheel.planning.boosts.memory import memory_from_text
+from tidewheel.planning.boosts.step import BoostsSeen, BoostStep, step_boosts
+from tidewheel.planning.boosts.windows import Stretch, tally_of
+from tidewheel.planning.groups import Group
+from tidewheel.planning.load.window import Staff, load_in
+from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.targets import Target, targets_of
+
+NO_BOOSTS = BoostStep()
+
+
+def lent_now(spec: PDServiceSpec, memory: str) -> Mapping[str, Lent]:
+    """What was lent when last decided: pods that are not the planner's to count."""
+    allocation = spec.allocation
+    if allocation is None or allocation.mode != "Auto" or not memory:
+        return {}
+    try:
+        decision = memory_from_text(memory).decision
+    except UnreadableState:
+        return {}
+    if decision is None:
+        return {}
+    return {pick.uid: Lent(role=allocation.role, pods=allocation.pods_per_slot) for pick in decision.picks}
+
+
+def step_boosting(
+    seen: ObservedService,
+    spec: PDServiceSpec,
+    groups: Collection[Group],
+    planned: Mapping[str, Target],
+    *,
+    now: datetime,
+) -> BoostStep:
+    """The boosts at `now`.
+
+    Args:
+        seen: with the last window and what was remembered.
+        spec: the service's.
+        groups: those there are.
+        planned: the numbers without boosts that replace the spec's.
+        now: the time.
+    """
+    allocation = spec.allocation
+    if allocation is None or spec.suspend:
+        return NO_BOOSTS
+    without = {name: target for name, target in targets_of(spec, planned).items() if target.groups}
+    serving = [
+        name
+        for name, target in without.items()
+        if sum(group.ready(allocation.role) for group in groups if group.scenario == name)
+        >= target.of(allocation.role) + allocation.pods_per_slot
+    ]
+    boosts = BoostsSeen(
+        memory=seen.boosts_memory,
+        stretch=_stretch(seen, spec, tuple(without)),
+        serving=serving,
+        status=seen.status.allocation,
+    )
+    return step_boosts(allocation, tuple(without), boosts, now=now.timestamp())
+
+
+def with_boosts(targets: Mapping[str, Target], boosts: BoostStep) -> dict[str, Target]:
+    """The numbers with what is lent to those that are boosted."""
+    return {
+        name: _with(target, boosts.role, boosts.pods[name]) if name in boosts.pods else target
+        for name, target in targets.items()
+    }
+
+
+def _with(target: Target, role: Role, lent: int) -> Target:
+    reason = f"{target.reason}, and {lent} {role} as a boost"
+    if role == "prefill":
+        return replace(target, prefill=target.prefill + lent, reason=reason)
+    return replace(target, decode=target.decode + lent, reason=reason)
+
+
+def _stretch(seen: ObservedService, spec: PDServiceSpec, names: Collection[str]) -> Stretch | None:
+    """What was counted in the last window."""
+    window = seen.window
+    if window is None:
+        return None
+    gateways = Staff(
+        gateways=tuple(pod.uid for pod in seen.pods if pod.role == "gateway"), prefills=(), decodes=()
+    )
+    tallies = {}
+    for name in names:
+        promises = promises_of(spec, name)
+        load = load_in(
+            window,
+            scenarios=labels_of(spec, name),
+            staff=gateways,
+            ttft_seconds=promises.ttft_seconds,
+            tpot_seconds=promises.tpot_seconds,
+        )
+        tallies[name] = tally_of(load)
+    return Stretch(since=window.first.at, until=window.last.at, tallies=tallies)
