@@ -83,6 +83,27 @@ class LoadedWorld(World):
             self.end_window(**loads)
             self.settle()
 
+    def pass_window(self, **loads: tuple[float, float, float]) -> None:
+        """Everybody works for a while, and then a window ends, the one that began when they did."""
+        began = self.now
+        self.work(12)
+        self.now = began
+        self.end_window(**loads)
+        self._works()
+
+    def work(self, seconds: int) -> None:
+        """So many seconds, in each of which everybody does what there is to do."""
+        for _ in range(seconds):
+            self._works()
+            self.now += timedelta(seconds=1)
+
+    def _works(self) -> None:
+        self.reconcile()
+        for one in self.pods:
+            if not self._is_ready(one):
+                self.run_pod(one["metadata"]["name"])
+        self.end_pods()
+
     def number(self, role: str, scenario: str = "default") -> int:
         return sum(
             pod["metadata"]["labels"][LABEL_ROLE] == role
