@@ -325,6 +325,10 @@ def _ratio_table(ratios: Sequence[Ratios]) -> Table:
         table.add_column(
             heading, justify="left" if heading == "trace" else "right", no_wrap=heading == "trace"
         )
+    table.caption = (
+        "ideal: min(n_p b_p / T_p, n_d b_d / T_d) with T_p of prompts computed alone; "
+        "exceeded where short prompts share a chunk's constant part, and by parts of a trace that are lighter than its mean"
+    )
     for one in ratios:
         equal, few = _compared(one.instances)
         table.add_row(

@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.simulation.world import DEVICE, request, run
 
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
@@ -13,6 +15,7 @@ from tidewheel.planning.scaling.scenario import Limits
 from tidewheel.planning.scaling.sizing import Targets
 from tidewheel.simulation.outcomes import Window
 from tidewheel.simulation.planners import DynamoLoad, KedaLaw, Ours, Reactive
+from tidewheel.simulation.service import Fault
 
 
 @dataclass
@@ -73,6 +76,35 @@ def test_our_planner_adds_prefills_when_prompts_need_them_and_says_why():
     assert seen.windows[-1].prefill.ready >= 3
     assert any(window.why.startswith("LoadGrows") for window in seen.windows)
     assert all(one.ttft <= 2.0 for one in seen.outcomes[600:])
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.floats(0, 200), st.integers(50, 3000), st.integers(1, 300)), min_size=5, max_size=120
+    ).map(sorted),
+    budget=st.integers(2, 6),
+    start=st.sampled_from([5.0, 30.0]),
+    faults=st.lists(
+        st.builds(Fault, at=st.floats(0, 200), role=st.sampled_from(["prefill", "decode"])), max_size=3
+    ).map(tuple),
+)
+def test_our_planner_keeps_one_of_each_and_its_budget_whatever_comes(rows, budget, start, faults):
+    targets = Targets(ttft_seconds=2.0, tpot_seconds=0.05)
+    ours = Ours(DEVICE, targets, Limits(startup_seconds=start), budget=budget)
+    seen = run(
+        [request(at, prompt, answer) for at, prompt, answer in rows],
+        ours,
+        ttft_seconds=2.0,
+        start_seconds=start,
+        window_seconds=10.0,
+        faults=faults,
+    )
+    assert len(seen.outcomes) == len(rows)
+    assert seen.substitutions <= len(faults)
+    for one in seen.windows:
+        assert min(one.wanted) >= 1
+        assert min(one.prefill.coming, one.decode.coming) >= 1
+        assert one.prefill.holding + one.decode.holding <= budget
 
 
 def window(**changes) -> Window:
