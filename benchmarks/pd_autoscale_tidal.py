@@ -63,7 +63,7 @@ SURGES = {"code": Surge(deviation=0.39, seconds=25.0), "conv": Surge(deviation=0
 
 
 #: Parts of the week that are simulated request by request as well: so many, each so long.
-PARTS, PART_SECONDS = 12, 600.0
+PARTS, PARTS_QUICK, PART_SECONDS = 12, 2, 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def tidal(
                 figures[f"{case.name}: {name}: {key}"] = round(value, 4)
         if case.checked:
             checks += _checks(case, rows)
-            fluid, single = _by_request(case, runs[OURS], days, traces)
+            fluid, single = _by_request(case, runs[OURS], days, traces, PARTS_QUICK if quick else PARTS)
             for metric, of_fluid, of_single in zip(("TTFT", "TPOT"), fluid, single, strict=True):
                 figures[f"{case.name}: ours by request: {metric}"] = round(of_single, 4)
                 figures[f"{case.name}: ours in the same windows of the fluid: {metric}"] = round(of_fluid, 4)
@@ -211,17 +211,17 @@ class _Replay:
 
 
 def _by_request(
-    case: Case, runs: Mapping[str, FluidRun], days: float, traces: Path | None
+    case: Case, runs: Mapping[str, FluidRun], days: float, traces: Path | None, parts: int
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """TTFT and TPOT attainment in parts spread over the week: of the fluid, and with every request followed."""
     fluid, single = [0.0] * 4, [0.0] * 4
-    apart = days * 86_400 / PARTS
+    apart = days * 86_400 / parts
     for name, rates in _week().items():
         rate, requests = (
             hourly([per_second * case.volume for per_second in rates]),
             trace(f"azure {name}", traces),
         )
-        for number in range(PARTS):
+        for number in range(parts):
             begins = round((number + 0.5) * apart / WINDOW) * WINDOW
             windows = [w for w in runs[name].windows if begins < w.ends <= begins + PART_SECONDS]
             for at, value in enumerate((windows, windows)):
