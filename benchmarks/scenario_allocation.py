@@ -436,9 +436,11 @@ def _plot(runs: dict[str, list[list[float]]], file: Path) -> None:
     regret.set(
         xscale="log", yscale="log", xlabel="rounds", ylabel="regret, in rounds of the bound", title="Regret"
     )
-    reward.legend(fontsize=8)
+    regret.set_ylim(bottom=1)
     figure.suptitle("20 scenarios, 3 slots a round, simulated rewards", fontsize=10)
-    figure.tight_layout()
+    handles, labels = reward.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
