@@ -22,17 +22,30 @@ def awaited(groups: Collection[Group], sizes: Mapping[str, Size], *, refused: bo
 
 
 def held_sizes(
-    groups: Collection[Group], sizes: Mapping[str, Size], waiting: Collection[str]
+    groups: Collection[Group],
+    sizes: Mapping[str, Size],
+    waiting: Collection[str],
+    *,
+    routed: Collection[str],
 ) -> Mapping[str, Size]:
-    """The sizes with which no group gives up ready pods while another one is awaited."""
+    """The sizes with which no group gives up pods that take requests while another one is awaited.
+
+    Who has left the routes already is not called back: a ratio would go away from the wanted one.
+    """
     return {
-        group.name: _at_least_ready(group, sizes[group.name])
+        group.name: _at_least_routed(group, sizes[group.name], routed)
         if any(name != group.name for name in waiting)
         else sizes[group.name]
         for group in groups
     }
 
 
-def _at_least_ready(group: Group, size: Size) -> Size:
-    prefill, decode = (max(size.of(role), group.ready(role)) for role in COMPUTE_ROLES)
+def _at_least_routed(group: Group, size: Size, routed: Collection[str]) -> Size:
+    prefill, decode = (
+        max(
+            size.of(role),
+            sum(pod.ready and not pod.deleting and pod.name in routed for pod in group.of_role(role)),
+        )
+        for role in COMPUTE_ROLES
+    )
     return Size(prefill=prefill, decode=decode)

@@ -74,9 +74,9 @@ def step_scenarios(
         current = [group for group in step.keep if group.revision == revision]
         sizes = dict(sizes_of(target, current))
         waiting = awaited(current, sizes, refused=refused)
-        sizes = dict(held_sizes(current, sizes, waiting))
+        sizes = dict(held_sizes(current, sizes, waiting, routed=routed))
         if waiting:
-            step, held = _hold(step, revision)
+            step, held = _hold(step, revision, routed)
             sizes |= {
                 group.name: Size(prefill=group.ready("prefill"), decode=group.ready("decode"))
                 for group in held
@@ -91,9 +91,13 @@ def step_scenarios(
     return tuple(steps)
 
 
-def _hold(step: GroupStep, revision: str) -> tuple[GroupStep, list[Group]]:
-    """The step without those that serve and would leave for nothing but their number, and who they are."""
-    held = [group for group, _ in step.retire if group.revision == revision and group.serves]
+def _hold(step: GroupStep, revision: str, routed: Collection[str]) -> tuple[GroupStep, list[Group]]:
+    """The step without those that take requests and would leave for nothing but their number, and who they are."""
+    held = [
+        group
+        for group, _ in step.retire
+        if group.revision == revision and group.serves and any(pod.name in routed for pod in group.pods)
+    ]
     retire = tuple((group, why) for group, why in step.retire if group not in held)
     return replace(step, keep=(*step.keep, *held), retire=retire), held
 

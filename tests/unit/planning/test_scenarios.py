@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.planning.seen import DEFAULTS, NOW, group_pods, service, spec
+from tests.unit.planning.seen import DEFAULTS, NOW, group_pods, revision_of, routes, service, spec
 from tests.unit.planning.world import World
 
 from tidewheel.api.manifest import CONFIG_MAPS
@@ -166,6 +166,16 @@ def test_pods_that_move_to_another_group_stay_until_it_serves():
     other = [pod for pod in group_pods(wanted, 1) if pod.ordinal < (1 if pod.role == "prefill" else 2)]
     _, routed = planned(wanted, *one, *other, groups=2, prefill=2, decode=4)
     assert len(routed) == 6
+
+
+def test_who_left_the_routes_is_not_called_back_while_another_group_is_awaited():
+    wanted = spec(groups=2, prefill={"replicas": 1}, decode={"replicas": 3})
+    sizes = spec(prefill={"replicas": 2}, decode={"replicas": 2})
+    pods = [*group_pods(sizes, 0, revision=revision_of(wanted)), *group_pods(wanted, 1, ready=False)]
+    left = next(pod for pod in pods if pod.role == "prefill" and pod.ordinal == 1)
+    seen = service(wanted, *pods, routes=routes(*(pod for pod in pods if pod.ready and pod != left)))
+    (group,) = plan_service(seen, now=NOW, defaults=DEFAULTS).children.routes.groups
+    assert (len(group.prefill), len(group.decode)) == (1, 2)
 
 
 def test_a_group_that_is_not_needed_stays_until_the_others_have_grown():

