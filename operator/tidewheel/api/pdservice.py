@@ -458,6 +458,14 @@ class PDServiceSpec(ApiModel):
             message="a scenario's modelAliases must not repeat model.name, which every request may give",
             field_path=".scenarios",
         ),
+        CelRule(
+            rule=(
+                "!has(self.allocation) || !has(self.allocation.scenarios) || self.allocation.scenarios.all(a, "
+                "a.name == 'default' || (has(self.scenarios) && self.scenarios.exists(s, s.name == a.name)))"
+            ),
+            message="allocation.scenarios must name scenarios of this service, or default",
+            field_path=".allocation.scenarios",
+        ),
     )
 
 

