@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 from tests.chart.pod_security import restricted_violations
-from tests.chart.rendering import CHART, MATRIX, NAMESPACE, ROOT, Refused, helm, render, values_file
+from tests.chart.rendering import CHART, MATRIX, NAMESPACE, ROOT, Refused, Rendered, helm, render, values_file
 
 from tidewheel import cli
 from tidewheel.api.pdservice import PDService
@@ -26,7 +26,17 @@ def environment(rendered) -> dict[str, str]:
 
 
 def config(rendered) -> list[dict]:
-    return yaml.safe_load(rendered.one("ConfigMap")["data"]["accelerators.yaml"])
+    return yaml.safe_load(rows_of(rendered))
+
+
+def rows_of(rendered: Rendered) -> str:
+    """The operator's accelerator table, as text."""
+    (text,) = (
+        each["data"]["accelerators.yaml"]
+        for each in rendered.all("ConfigMap")
+        if "accelerators.yaml" in each["data"]
+    )
+    return text
 
 
 def test_the_operator_is_told_everything_by_flags():
@@ -52,7 +62,7 @@ def test_the_operator_is_told_everything_by_flags():
 def test_the_operator_understands_every_flag_and_its_accelerator_table(matrix, tmp_path):
     rendered = render(matrix=matrix)
     table = tmp_path / "accelerators.yaml"
-    table.write_text(rendered.one("ConfigMap")["data"]["accelerators.yaml"])
+    table.write_text(rows_of(rendered))
     words = [
         word.replace("/etc/tidewheel/accelerators.yaml", str(table)).replace("$(POD_IP)", "fd00::7")
         for word in rendered.operator["args"]
