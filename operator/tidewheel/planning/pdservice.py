@@ -218,5 +218,7 @@ def _leaving(
 
 def _awaits_substitute(pod: ObservedPod, others: Sequence[ObservedPod], join: Sequence[Joining]) -> bool:
     """Whether somebody takes its place who does not serve yet: until then a pod on a lost node may come back."""
-    held = (one.ordinal == pod.ordinal and one.revision == pod.revision and not one.ready for one in others)
-    return any(held) or any(joining.replaces == pod for joining in join)
+    held = [one for one in others if (one.ordinal, one.revision) == (pod.ordinal, pod.revision)]
+    return any(not one.ready or is_lost(one) for one in held) or any(
+        joining.replaces == pod for joining in join
+    )
