@@ -178,6 +178,19 @@ def test_whatever_comes_the_budget_holds_and_each_role_has_a_pod(loads, budget):
         assert min(loaded.numbers) >= 1
 
 
+def test_a_budget_that_holds_not_one_of_each_takes_no_scenario_away():
+    scenarios = [
+        {"name": name, "match": {"modelAliases": [name]}, "groups": {"replicas": 1}}
+        for name in ("code", "draw")
+    ]
+    loaded = world(scenarios=scenarios, scaling={"deviceBudget": 4})
+    loaded.carry(3, default=READING, code=READING, draw=READING)
+    for name in ("default", "code", "draw"):
+        assert loaded.number("prefill", name) >= 1
+        assert loaded.number("decode", name) >= 1
+    assert "BudgetTooSmall" in {one["reason"] for one in loaded.found.values()}
+
+
 def test_a_budget_that_binds_says_so():
     loaded = world(scaling={"deviceBudget": 4})
     loaded.carry(3, default=(20.0, 1000.0, 200.0))

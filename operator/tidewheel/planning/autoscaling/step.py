@@ -31,7 +31,7 @@ from tidewheel.planning.scaling.decide import Decision, decide_all
 from tidewheel.planning.scaling.observed import RoleCounts
 from tidewheel.planning.scaling.scenario import Counts, Scenario
 from tidewheel.planning.scaling.state import ScalingState, UnreadableState
-from tidewheel.planning.targets import Target, targets_of
+from tidewheel.planning.targets import Target, target_for, targets_of
 from tidewheel.planning.times import as_time
 
 
@@ -81,13 +81,13 @@ def step_scaling(
             status=seen.status.scaling,
         )
     decisions, states = _decide(seen, spec, groups, window, before, lent or {})
-    numbers = {name: _numbers(one) for name, one in decisions.items()}
+    numbers = {name: _numbers(one, before.numbers.get(name)) for name, one in decisions.items()}
     after = Memory(at=window.last.at, numbers=numbers if spec.scaling.mode == "Auto" else {}, states=states)
     return ScalingStep(
         targets=_targets(spec, after.numbers, groups),
         memory=after.to_text(),
         status=_status(decisions, window),
-        deeds=tuple(_deeds(spec, before, decisions, seen.status.scaling)),
+        deeds=tuple(_deeds(spec, before, after, decisions, seen.status.scaling)),
     )
 
 
@@ -168,10 +168,15 @@ def _uids(pods: Iterable[ObservedPod], role: Role) -> tuple[str, ...]:
     return tuple(pod.uid for pod in pods if pod.role == role)
 
 
-def _numbers(decision: Decision) -> Numbers:
-    return Numbers(
-        prefill=decision.prefill, decode=decision.decode, reason=f"{decision.reason}: {decision.message}"
-    )
+def _numbers(decision: Decision, before: Numbers | None) -> Numbers:
+    """What is asked for; where not even one of each role fits the budget, what there was, and the least at first.
+
+    A budget that is too small is a mistake in the spec to be told of, and no reason to stop answering a scenario's requests.
+    """
+    prefill, decode = decision.prefill, decision.decode
+    if not (prefill and decode):
+        prefill, decode = (before.prefill, before.decode) if before is not None else (1, 1)
+    return Numbers(prefill=prefill, decode=decode, reason=f"{decision.reason}: {decision.message}")
 
 
 def _targets(
@@ -185,13 +190,7 @@ def _targets(
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
         least = math.ceil((one.prefill + one.decode) / spec.scaling.pods_per_group)
-        count = max(least, min(there, one.prefill, one.decode), 1)
-        targets[name] = Target(
-            groups=min(count, one.prefill, one.decode),
-            prefill=one.prefill,
-            decode=one.decode,
-            reason=one.reason,
-        )
+        targets[name] = target_for(one.prefill, one.decode, groups=max(there, least), reason=one.reason)
     return targets
 
 
@@ -217,16 +216,20 @@ def _status(decisions: Mapping[str, Decision], window: Window) -> ScalingStatus:
 
 
 def _deeds(
-    spec: PDServiceSpec, before: Memory, decisions: Mapping[str, Decision], told: ScalingStatus | None
+    spec: PDServiceSpec,
+    before: Memory,
+    after: Memory,
+    decisions: Mapping[str, Decision],
+    told: ScalingStatus | None,
 ) -> Iterator[Deed]:
     """What changed, once: in Auto the numbers, in Advise the advice."""
     advised = {one.name: (one.prefill, one.decode) for one in told.scenarios} if told else {}
     asked = targets_of(spec)
     for name, one in decisions.items():
-        old = before.numbers.get(name)
-        if spec.scaling.mode == "Auto":
+        old, new = before.numbers.get(name), after.numbers.get(name)
+        if new is not None:
             was = (old.prefill, old.decode) if old else (asked[name].prefill, asked[name].decode)
-            now, action = (one.prefill, one.decode), "Scale"
+            now, action = (new.prefill, new.decode), "Scale"
         else:
             was = advised.get(name, (asked[name].prefill, asked[name].decode))
             now, action = one.advised, "AdviseScale"
