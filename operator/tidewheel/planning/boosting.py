@@ -8,7 +8,6 @@ from datetime import datetime
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
-from tidewheel.planning.allocation.state import UnreadableState
 from tidewheel.planning.autoscaling.step import Lent
 from tidewheel.planning.autoscaling.terms import labels_of, promises_of
 from tidewheel.planning.boosts.memory import memory_from_text
@@ -17,6 +16,7 @@ from tidewheel.planning.boosts.windows import Stretch, tally_of
 from tidewheel.planning.groups import Group
 from tidewheel.planning.load.window import Staff, load_in
 from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.stored import UnreadableState
 from tidewheel.planning.targets import Target, targets_of
 
 NO_BOOSTS = BoostStep()

@@ -19,10 +19,10 @@ from tidewheel.planning.allocation.rules import Contender, Infeasible, Rules, ad
 from tidewheel.planning.allocation.state import (
     AllocationState,
     Reward,
-    UnreadableState,
     from_text,
     to_text,
 )
+from tidewheel.planning.stored import UnreadableState
 
 LEARNING = Learning(starts=idle_grid(12))
 

@@ -9,7 +9,7 @@ from tests.unit.autoscaling.loaded import PROFILE, LoadedWorld
 
 from tidewheel.api.manifest import CONFIG_MAPS
 from tidewheel.planning.autoscaling.memory import Memory
-from tidewheel.planning.scaling.state import UnreadableState
+from tidewheel.planning.stored import UnreadableState
 
 #: Requests a second, prompt tokens, answer tokens.
 READING = (8.0, 1000.0, 20.0)
@@ -117,7 +117,7 @@ def test_a_memory_that_cannot_be_read_is_begun_anew_from_the_pods_there_are():
     found = loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
     found["data"]["memory.json"] = '{"schema": 99}'
     loaded.put(found, CONFIG_MAPS)
-    with pytest.raises(UnreadableState, match="schema is 99"):
+    with pytest.raises(UnreadableState, match="schema 99"):
         Memory.from_text(found["data"]["memory.json"])
     loaded.end_window(default=READING)
     loaded.settle()

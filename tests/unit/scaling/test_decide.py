@@ -15,7 +15,8 @@ from tidewheel.planning.scaling.floors import Floor
 from tidewheel.planning.scaling.observed import RoleCounts
 from tidewheel.planning.scaling.profile import DecodeLaw
 from tidewheel.planning.scaling.scenario import Counts, Limits, Scenario
-from tidewheel.planning.scaling.state import ScalingState, UnreadableState, from_text, to_text
+from tidewheel.planning.scaling.state import ScalingState, from_text, to_text
+from tidewheel.planning.stored import UnreadableState
 
 LIMITS = Limits(startup_seconds=60.0)
 

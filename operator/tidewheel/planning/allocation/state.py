@@ -9,12 +9,9 @@ from typing import Any, Literal
 
 from tidewheel.planning.allocation.calendar import Calendar, Entry
 from tidewheel.planning.allocation.estimates import Estimate, Learning, observe
+from tidewheel.planning.stored import read_stored
 
 SCHEMA = 1
-
-
-class UnreadableState(ValueError):
-    """A stored state is of another schema or damaged; what was learnt is lost unless it is mended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,17 +185,7 @@ def from_text(text: str) -> AllocationState:
     Raises:
         UnreadableState: it is something else.
     """
-    try:
-        document = json.loads(text)
-        if document["schema"] != SCHEMA:
-            raise UnreadableState(
-                f"the stored allocation is of schema {document['schema']}, this release reads {SCHEMA}"
-            )
-        return _state(document)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UnreadableState):
-            raise
-        raise UnreadableState(f"the stored allocation cannot be read: {error}") from error
+    return read_stored(text, _state, schema=SCHEMA, what="allocation")
 
 
 def _state(document: Mapping[str, Any]) -> AllocationState:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from tidewheel.planning.scaling.state import ScalingState, UnreadableState, from_text, to_text
+from tidewheel.planning.scaling.state import ScalingState, from_text, to_text
+from tidewheel.planning.stored import read_stored
 
 _SCHEMA = 1
 
@@ -49,19 +51,15 @@ class Memory:
         Raises:
             UnreadableState: it is something else.
         """
-        try:
-            document = json.loads(text)
-            if document["schema"] != _SCHEMA:
-                raise UnreadableState(f"its schema is {document['schema']}, this release reads {_SCHEMA}")
-            return cls(
-                at=float(document["at"]),
-                numbers={
-                    name: Numbers(prefill=int(prefill), decode=int(decode), reason=str(reason))
-                    for name, (prefill, decode, reason) in document["numbers"].items()
-                },
-                states={name: from_text(state) for name, state in document["states"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, UnreadableState):
-                raise
-            raise UnreadableState(f"the stored memory of scaling cannot be read: {error}") from error
+        return read_stored(text, _memory, schema=_SCHEMA, what="memory of scaling")
+
+
+def _memory(document: Mapping[str, Any]) -> Memory:
+    return Memory(
+        at=float(document["at"]),
+        numbers={
+            name: Numbers(prefill=int(prefill), decode=int(decode), reason=str(reason))
+            for name, (prefill, decode, reason) in document["numbers"].items()
+        },
+        states={name: from_text(state) for name, state in document["states"].items()},
+    )

@@ -30,7 +30,8 @@ from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.scaling.decide import Decision, decide_all
 from tidewheel.planning.scaling.observed import RoleCounts
 from tidewheel.planning.scaling.scenario import Counts, Scenario
-from tidewheel.planning.scaling.state import ScalingState, UnreadableState
+from tidewheel.planning.scaling.state import ScalingState
+from tidewheel.planning.stored import UnreadableState
 from tidewheel.planning.targets import Target, target_for, targets_of
 from tidewheel.planning.times import as_time
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tidewheel.planning.allocation.decide import Decision, Pick
-from tidewheel.planning.allocation.state import AllocationState, UnreadableState, from_text, to_text
+from tidewheel.planning.allocation.state import AllocationState, from_text, to_text
 from tidewheel.planning.boosts.windows import Rewarded, RoundRecord, Tally
+from tidewheel.planning.stored import read_stored
 
 _SCHEMA = 1
 #: Rewards that are told of.
@@ -75,38 +77,34 @@ def memory_from_text(text: str) -> BoostMemory:
     Raises:
         UnreadableState: it is something else.
     """
-    try:
-        document = json.loads(text)
-        if document["schema"] != _SCHEMA:
-            raise UnreadableState(f"its schema is {document['schema']}, this release reads {_SCHEMA}")
-        return BoostMemory(
-            meaning=str(document["meaning"]),
-            shadow=bool(document["shadow"]),
-            state=from_text(document["state"]),
-            decision=_to_decision(document["decision"]),
-            records=tuple(
-                RoundRecord(
-                    round=number,
-                    boosted=frozenset(boosted),
-                    served=frozenset(served),
-                    judged=judged,
-                    seconds=seconds,
-                    tallies={
-                        name: Tally(arrived=arrived, good=good) for name, (arrived, good) in tallies.items()
-                    },
-                )
-                for number, boosted, served, judged, seconds, tallies in document["records"]
-            ),
-            counted=float(document["counted"]),
-            rewards=tuple(
-                Rewarded(round=number, name=name, verdict=verdict, value=value)
-                for number, name, verdict, value in document["rewards"]
-            ),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UnreadableState):
-            raise
-        raise UnreadableState(f"the stored memory of boosts cannot be read: {error}") from error
+    return read_stored(text, _memory, schema=_SCHEMA, what="memory of boosts")
+
+
+def _memory(document: Mapping[str, Any]) -> BoostMemory:
+    return BoostMemory(
+        meaning=str(document["meaning"]),
+        shadow=bool(document["shadow"]),
+        state=from_text(document["state"]),
+        decision=_to_decision(document["decision"]),
+        records=tuple(
+            RoundRecord(
+                round=number,
+                boosted=frozenset(boosted),
+                served=frozenset(served),
+                judged=judged,
+                seconds=seconds,
+                tallies={
+                    name: Tally(arrived=arrived, good=good) for name, (arrived, good) in tallies.items()
+                },
+            )
+            for number, boosted, served, judged, seconds, tallies in document["records"]
+        ),
+        counted=float(document["counted"]),
+        rewards=tuple(
+            Rewarded(round=number, name=name, verdict=verdict, value=value)
+            for number, name, verdict, value in document["rewards"]
+        ),
+    )
 
 
 def _from_decision(decision: Decision | None) -> list[Any] | None:

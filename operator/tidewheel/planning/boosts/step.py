@@ -18,11 +18,12 @@ from tidewheel.planning.allocation.curves import idle_grid
 from tidewheel.planning.allocation.decide import decide
 from tidewheel.planning.allocation.estimates import Learning
 from tidewheel.planning.allocation.rules import Contender, Infeasible, Rules, admit
-from tidewheel.planning.allocation.state import Reward, UnreadableState
+from tidewheel.planning.allocation.state import Reward
 from tidewheel.planning.boosts.memory import MOST_REWARDS, BoostMemory, memory_from_text, memory_to_text
 from tidewheel.planning.boosts.told import summary, tell, tell_infeasible
 from tidewheel.planning.boosts.windows import REMEMBERED_ROUNDS, RoundRecord, Stretch, reward_in
 from tidewheel.planning.decisions import Deed
+from tidewheel.planning.stored import UnreadableState
 
 #: A round that nobody decided in this part of it is let pass: too little of it would be left to measure.
 _DECIDING_PART = 0.25

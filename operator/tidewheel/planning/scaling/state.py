@@ -12,14 +12,11 @@ from tidewheel.planning.scaling.forecast import Season, Series
 from tidewheel.planning.scaling.observed import ScenarioLoad
 from tidewheel.planning.scaling.online import SignState
 from tidewheel.planning.scaling.sizing import Workload
+from tidewheel.planning.stored import read_stored
 
 SCHEMA = 1
 #: How long requests count for what the scenario's requests are like: in windows, and at most in seconds.
 _MEMORY_WINDOWS, _MEMORY_SECONDS = 30, 900.0
-
-
-class UnreadableState(ValueError):
-    """A stored state is of another schema or damaged; the planner can begin anew, with what it learnt lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,17 +105,7 @@ def from_text(text: str) -> ScalingState:
     Raises:
         UnreadableState: it is something else.
     """
-    try:
-        document = json.loads(text)
-        if document["schema"] != SCHEMA:
-            raise UnreadableState(
-                f"the stored scaling state is of schema {document['schema']}, this release reads {SCHEMA}"
-            )
-        return _state(document)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UnreadableState):
-            raise
-        raise UnreadableState(f"the stored scaling state cannot be read: {error}") from error
+    return read_stored(text, _state, schema=SCHEMA, what="scaling state")
 
 
 def _state(document: Mapping[str, Any]) -> ScalingState:
