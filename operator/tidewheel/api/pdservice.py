@@ -615,6 +615,20 @@ class PDService(CustomResource):
             priority=1,
         ),
         PrinterColumn(
+            name="Needed",
+            type="string",
+            json_path=".status.scaling.scenarios[?(@.name=='default')].needed",
+            description="Prefill to decode pods that the load needs.",
+            priority=1,
+        ),
+        PrinterColumn(
+            name="Bottleneck",
+            type="string",
+            json_path=".status.scaling.scenarios[?(@.name=='default')].bottleneck",
+            description="What would fall short first.",
+            priority=1,
+        ),
+        PrinterColumn(
             name="Revision",
             type="string",
             json_path=".status.revision",
