@@ -13,7 +13,7 @@ from tidewheel.controllers import operator
 from tidewheel.controllers.settings import OperatorSettings
 
 if __name__ == "__main__":
-    operator.built_in_controllers = lambda _: (FleetController(),)
+    operator.built_in_controllers = lambda *_: (FleetController(),)
     settings = OperatorSettings(
         kubeconfig=Path(sys.argv[1]), leader_election="--no-election" not in sys.argv, log_format="text"
     )
