@@ -78,8 +78,9 @@ async def test_killed_servers_are_replaced_by_others_and_come_back(service):
 async def test_a_decode_killed_before_the_first_token_is_not_noticed_by_the_client(service):
     stopped, other = service.decode
     service.decode = [stopped]
-    table, _ = service.publish()
+    table, routes = service.publish()
     await asyncio.to_thread(eventually, lambda: stopped.has_read("rank table", table))
+    await asyncio.to_thread(eventually, lambda: service.gateway.has_read("routes", routes))
     stopped.send(signal.SIGSTOP)
     request = asyncio.create_task(answers(service, 1))
     await asyncio.to_thread(
