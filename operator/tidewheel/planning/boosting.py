@@ -8,13 +8,12 @@ from datetime import datetime
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
+from tidewheel.planning.autoscaling.measured import load_of
 from tidewheel.planning.autoscaling.step import Lent
-from tidewheel.planning.autoscaling.terms import labels_of, promises_of
 from tidewheel.planning.boosts.memory import memory_from_text
 from tidewheel.planning.boosts.step import BoostsSeen, BoostStep, step_boosts
 from tidewheel.planning.boosts.windows import Stretch, tally_of
 from tidewheel.planning.groups import Group
-from tidewheel.planning.load.window import Staff, load_in
 from tidewheel.planning.observed import ObservedService
 from tidewheel.planning.stored import UnreadableState
 from tidewheel.planning.targets import Target, targets_of
@@ -23,9 +22,9 @@ NO_BOOSTS = BoostStep()
 
 
 def lent_now(spec: PDServiceSpec, memory: str) -> Mapping[str, Lent]:
-    """What was lent when last decided: pods that are not the planner's to count."""
+    """What was lent when last decided: pods that are not the planner's to count, where it counts."""
     allocation = spec.allocation
-    if allocation is None or allocation.mode != "Auto" or not memory:
+    if spec.scaling.mode == "Off" or allocation is None or allocation.mode != "Auto" or not memory:
         return {}
     try:
         decision = memory_from_text(memory).decision
@@ -65,7 +64,7 @@ def step_boosting(
     ]
     boosts = BoostsSeen(
         memory=seen.boosts_memory,
-        stretch=_stretch(seen, spec, tuple(without)),
+        stretch=_stretch(seen, spec, tuple(without)) if allocation.mode != "Off" else None,
         serving=serving,
         status=seen.status.allocation,
     )
@@ -92,18 +91,5 @@ def _stretch(seen: ObservedService, spec: PDServiceSpec, names: Collection[str])
     window = seen.window
     if window is None:
         return None
-    gateways = Staff(
-        gateways=tuple(pod.uid for pod in seen.pods if pod.role == "gateway"), prefills=(), decodes=()
-    )
-    tallies = {}
-    for name in names:
-        promises = promises_of(spec, name)
-        load = load_in(
-            window,
-            scenarios=labels_of(spec, name),
-            staff=gateways,
-            ttft_seconds=promises.ttft_seconds,
-            tpot_seconds=promises.tpot_seconds,
-        )
-        tallies[name] = tally_of(load)
+    tallies = {name: tally_of(load_of(seen, spec, window, name)) for name in names}
     return Stretch(since=window.first.at, until=window.last.at, tallies=tallies)

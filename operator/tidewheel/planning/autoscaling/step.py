@@ -15,9 +15,9 @@ from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
 from tidewheel.api.scaling import ScalingStatus, ScenarioScaling
+from tidewheel.planning.autoscaling.measured import load_of
 from tidewheel.planning.autoscaling.memory import Memory, Numbers
 from tidewheel.planning.autoscaling.terms import (
-    labels_of,
     limits_of,
     profile_of,
     promises_of,
@@ -25,7 +25,7 @@ from tidewheel.planning.autoscaling.terms import (
 )
 from tidewheel.planning.decisions import Deed, shorten
 from tidewheel.planning.groups import Group
-from tidewheel.planning.load.window import Staff, Window, load_in
+from tidewheel.planning.load.window import Window
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.scaling.decide import Decision, decide_all
 from tidewheel.planning.scaling.observed import RoleCounts
@@ -110,26 +110,18 @@ def _decide(
     before: Memory,
     lent: Mapping[str, Lent],
 ) -> tuple[dict[str, Decision], dict[str, ScalingState]]:
-    gateways = tuple(pod.uid for pod in seen.pods if pod.role == "gateway")
+    limits, profile = limits_of(spec), profile_of(spec)
     scenarios = []
     for name in scenarios_with_groups(spec):
         pods = [pod for group in groups if group.scenario == name for pod in group.pods]
-        promises = promises_of(spec, name)
-        load = load_in(
-            window,
-            scenarios=labels_of(spec, name),
-            staff=Staff(gateways=gateways, prefills=_uids(pods, "prefill"), decodes=_uids(pods, "decode")),
-            ttft_seconds=promises.ttft_seconds,
-            tpot_seconds=promises.tpot_seconds,
-        )
         scenarios.append(
             Scenario(
                 name=name,
-                load=load,
+                load=load_of(seen, spec, window, name, pods),
                 counts=_counts(pods, before.numbers.get(name), lent.get(name)),
-                targets=promises,
-                limits=limits_of(spec),
-                profile=profile_of(spec),
+                targets=promises_of(spec, name),
+                limits=limits,
+                profile=profile,
             )
         )
     decisions, states, _ = decide_all(
@@ -165,10 +157,6 @@ def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int, lent: int)
     )
 
 
-def _uids(pods: Iterable[ObservedPod], role: Role) -> tuple[str, ...]:
-    return tuple(pod.uid for pod in pods if pod.role == role)
-
-
 def _numbers(decision: Decision, before: Numbers | None) -> Numbers:
     """What is asked for; where not even one of each role fits the budget, what there was, and the least at first.
 
@@ -184,10 +172,10 @@ def _targets(
     spec: PDServiceSpec, numbers: Mapping[str, Numbers], groups: Collection[Group]
 ) -> dict[str, Target]:
     """The numbers as groups: no more groups than are needed to keep each within its size, and none given up for it."""
-    asked = targets_of(spec)
+    planned = scenarios_with_groups(spec)
     targets = {}
     for name, one in numbers.items():
-        if name not in asked:
+        if name not in planned:
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
         least = math.ceil((one.prefill + one.decode) / spec.scaling.pods_per_group)
