@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -11,21 +10,11 @@ from rich.table import Table
 
 from tidewheel.api.scaling import DecodeProfile, PrefillProfile, Profile
 from tidewheel.planning.scaling.profile import BadProfile, DecodeLaw, PrefillLaw
-from tidewheel.simulation.profiles import fitted, fitted_prefill
+from tidewheel.simulation.profiles import Point, fitted, fitted_prefill, read_points
 
 
 class TooLittleMeasured(ValueError):
     """The measurements do not tell the laws."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One measurement: of a prompt of so many tokens, or of an iteration of a batch with contexts of so many tokens."""
-
-    role: str
-    tokens: int
-    batch: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +30,10 @@ class Found:
         """From rows `role,tokens,batch,seconds`.
 
         Raises:
+            BadProfile: a row is unreadable.
             TooLittleMeasured: as `of`.
         """
-        return cls.of(
-            [
-                Point(
-                    role=row["role"],
-                    tokens=int(row["tokens"]),
-                    batch=int(row["batch"]),
-                    seconds=float(row["seconds"]),
-                )
-                for row in csv.DictReader(lines)
-            ]
-        )
+        return cls.of(read_points(lines))
 
     @classmethod
     def of(cls, points: Sequence[Point]) -> Self:
@@ -62,10 +42,8 @@ class Found:
         Raises:
             TooLittleMeasured: too little was measured.
         """
-        prompts = [(float(one.tokens), one.seconds) for one in points if one.role == "prefill"]
-        iterations = [
-            (float(one.batch), float(one.tokens), one.seconds) for one in points if one.role == "decode"
-        ]
+        prompts = [(one.tokens, one.seconds) for one in points if one.role == "prefill"]
+        iterations = [(one.batch, one.tokens, one.seconds) for one in points if one.role == "decode"]
         if len(prompts) < 2 or len(iterations) < 3:
             raise TooLittleMeasured(
                 f"{len(prompts)} prompts and {len(iterations)} iterations say too little; ask for two "
@@ -107,8 +85,8 @@ class Found:
             tokens = one.tokens if one.role == "prefill" else one.batch
             table.add_row(
                 one.role,
-                str(one.tokens),
-                str(one.batch),
+                f"{one.tokens:.0f}",
+                f"{one.batch:.0f}",
                 f"{1000 * one.seconds:.2f}",
                 f"{1000 * self.expected(one):.2f}",
                 f"{tokens / one.seconds:,.0f}",

@@ -11,7 +11,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from tidewheel.planning.scaling.profile import (
@@ -119,6 +119,37 @@ def read_npz(content: bytes, *, like: DeviceProfile) -> DeviceProfile:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One measurement: of a prompt of so many tokens, or of an iteration of a batch with contexts of so many tokens."""
+
+    role: str
+    tokens: float
+    batch: float
+    seconds: float
+
+
+def read_points(lines: Iterable[str]) -> tuple[Point, ...]:
+    """Rows `role,tokens,batch,seconds`; the batch of a prefill row counts for nothing and may be left out.
+
+    Raises:
+        BadProfile: a row is unreadable.
+    """
+    points = []
+    for number, row in enumerate(csv.DictReader(lines), start=2):
+        try:
+            role, tokens, seconds = row["role"], float(row["tokens"]), float(row["seconds"])
+            if role not in ("prefill", "decode"):
+                raise ValueError(f"role {role!r}")
+            batch = float(row["batch"]) if role == "decode" else 1.0
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadProfile(
+                f"line {number} is no role,tokens,batch,seconds of a profile: {error}"
+            ) from error
+        points.append(Point(role=role, tokens=tokens, batch=batch, seconds=seconds))
+    return tuple(points)
+
+
 def read_csv(lines: Iterable[str], *, like: DeviceProfile) -> DeviceProfile:
     """A profile of rows `role,tokens,batch,seconds`: what `tidewheel profile` writes.
 
@@ -128,21 +159,9 @@ def read_csv(lines: Iterable[str], *, like: DeviceProfile) -> DeviceProfile:
     Raises:
         BadProfile: a row is unreadable, or there are fewer than two prefill rows or three decode rows.
     """
-    prefill: dict[float, float] = {}
-    decode: list[tuple[float, float, float]] = []
-    for number, row in enumerate(csv.DictReader(lines), start=2):
-        try:
-            tokens, seconds = float(row["tokens"]), float(row["seconds"])
-            if row["role"] == "prefill":
-                prefill[tokens] = seconds
-            elif row["role"] == "decode":
-                decode.append((float(row["batch"]), tokens, seconds))
-            else:
-                raise ValueError(f"role {row['role']!r}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadProfile(
-                f"line {number} is no role,tokens,batch,seconds of a profile: {error}"
-            ) from error
+    points = read_points(lines)
+    prefill = {one.tokens: one.seconds for one in points if one.role == "prefill"}
+    decode = [(one.batch, one.tokens, one.seconds) for one in points if one.role == "decode"]
     if len(prefill) < 2 or len(decode) < 3:
         raise BadProfile(
             f"{len(prefill)} prefill and {len(decode)} decode rows are too few; give 2 and 3 or more"

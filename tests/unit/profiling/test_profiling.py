@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tidewheel.planning.scaling.profile import BadProfile, DecodeLaw, PrefillLaw
-from tidewheel.profiling import Found, Point, TooLittleMeasured
-from tidewheel.simulation.profiles import H200, fitted_prefill, read_csv
+from tidewheel.profiling import Found, TooLittleMeasured
+from tidewheel.simulation.profiles import H200, Point, fitted_prefill, read_csv
 
 PREFILL = PrefillLaw(base_seconds=0.004, seconds_per_token=6e-5, seconds_per_token_squared=9e-10)
 DECODE = DecodeLaw(base_seconds=0.009, seconds_per_sequence=4e-5, seconds_per_kv_token=5e-8)
