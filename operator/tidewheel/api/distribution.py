@@ -3,7 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Sample(Protocol):
+    """One line of a metrics page, as prometheus_client gives it."""
+
+    @property
+    def name(self) -> str:
+        """With the suffix of a histogram's series."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """All of them."""
+
+    @property
+    def value(self) -> float:
+        """At this moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +103,35 @@ class Distribution:
             total += (count - below) * middle**2
             low, below = bound, count
         return max(total / self.count, self.mean**2)
+
+
+def add_up(
+    samples: Iterable[Sample], key: Callable[[str, Mapping[str, str]], Key | None]
+) -> tuple[dict[Key, float], dict[Key, Distribution]]:
+    """Counters and gauges, and histograms, added up over the labels that nobody asks for.
+
+    Args:
+        samples: of one page.
+        key: under which a series is added up, by its name (a histogram's without suffix) and labels; None leaves it out.
+    """
+    values: dict[Key, float] = defaultdict(float)
+    totals: dict[Key, float] = defaultdict(float)
+    buckets: dict[Key, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    for sample in samples:
+        name, _, part = sample.name.rpartition("_")
+        if part not in ("bucket", "sum", "count"):
+            name = sample.name
+        found = key(name, sample.labels)
+        if found is None or part == "count":
+            continue
+        if part == "bucket":
+            buckets[found][float(sample.labels["le"])] += sample.value
+        elif part == "sum":
+            totals[found] += sample.value
+        else:
+            values[found] += sample.value
+    distributions = {
+        found: Distribution(buckets=tuple(sorted(counts.items())), total=totals[found])
+        for found, counts in buckets.items()
+    }
+    return dict(values), distributions

@@ -12,10 +12,10 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from tidewheel.api.distribution import Distribution
+from tidewheel.api.distribution import Distribution, add_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
 
@@ -47,28 +47,17 @@ class Sample:
 
 def take_sample(metrics: Iterable[Metric], at: float) -> Sample:
     """What a registry shows now."""
-    sums: dict[str, float] = {}
-    buckets: dict[str, dict[float, float]] = {}
-    for metric in metrics:
-        for sample in metric.samples:
-            name = sample.name.removeprefix(_PREFIX)
-            if name.endswith("_bucket"):
-                of_one = buckets.setdefault(name, {})
-                bound = float(sample.labels["le"])
-                of_one[bound] = of_one.get(bound, 0.0) + sample.value
-            elif name != "inquiries_total" or sample.labels["outcome"] == "busy":
-                sums[name] = sums.get(name, 0.0) + sample.value
 
-    def distribution(name: str) -> Distribution:
-        return Distribution(
-            buckets=tuple(sorted(buckets.get(f"{name}_bucket", {}).items())),
-            total=sums.get(f"{name}_sum", 0.0),
-        )
+    def asked(name: str, labels: Mapping[str, str]) -> str | None:
+        short = name.removeprefix(_PREFIX)
+        return None if short == "inquiries_total" and labels["outcome"] != "busy" else short
+
+    sums, distributions = add_up((sample for metric in metrics for sample in metric.samples), asked)
 
     return Sample(
         at=at,
-        ttft=distribution("time_to_first_token_seconds"),
-        tpot=distribution("time_per_output_token_seconds"),
+        ttft=distributions.get("time_to_first_token_seconds", Distribution()),
+        tpot=distributions.get("time_per_output_token_seconds", Distribution()),
         tokens=sums.get("output_tokens_total", 0.0),
         requests=sums.get("requests_total", 0.0),
         rejections=sums.get("inquiries_total", 0.0),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidewheel.api.distribution import Distribution
+from tidewheel.api.distribution import Distribution, add_up
 
 ARRIVALS = "tidewheel_gateway_arrivals_total"
 ENDED_EARLY = "tidewheel_gateway_early_terminations_total"
@@ -26,9 +25,12 @@ PREFIX_QUERIES = "vllm:prefix_cache_queries_total"
 PREFIX_HITS = "vllm:prefix_cache_hits_total"
 TRANSFER_SECONDS = "tidewheel_kv_transfer_seconds"
 
-_VALUES = frozenset({ARRIVALS, ENDED_EARLY, WAITING, PREFIX_QUERIES, PREFIX_HITS})
-_DISTRIBUTIONS = frozenset(
-    {TTFT, TPOT, DURATION, PROMPT_TOKENS, OUTPUT_TOKENS, PREFILL_SECONDS, DECODE_SECONDS, TRANSFER_SECONDS}
+_LOOKED_AT = frozenset(
+    {
+        *(ARRIVALS, ENDED_EARLY, WAITING, PREFIX_QUERIES, PREFIX_HITS),
+        *(TTFT, TPOT, DURATION, PROMPT_TOKENS, OUTPUT_TOKENS),
+        *(PREFILL_SECONDS, DECODE_SECONDS, TRANSFER_SECONDS),
+    }
 )
 #: What goes down, too.
 GAUGES = frozenset({WAITING})
@@ -60,25 +62,10 @@ def read_page(text: str) -> PodCounts:
     Raises:
         ValueError: it is no such page.
     """
-    values: dict[Series, float] = defaultdict(float)
-    totals: dict[Series, float] = defaultdict(float)
-    buckets: dict[Series, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            name, _, part = sample.name.rpartition("_")
-            scenario = sample.labels.get("scenario", "")
-            if sample.name in _VALUES:
-                values[Series(sample.name, scenario)] += sample.value
-            elif name not in _DISTRIBUTIONS:
-                continue
-            elif part == "sum":
-                totals[Series(name, scenario)] += sample.value
-            elif part == "bucket":
-                buckets[Series(name, scenario)][float(sample.labels["le"])] += sample.value
-    return PodCounts(
-        values=dict(values),
-        distributions={
-            series: Distribution(buckets=tuple(sorted(counts.items())), total=totals[series])
-            for series, counts in buckets.items()
-        },
-    )
+
+    def series(name: str, labels: Mapping[str, str]) -> Series | None:
+        return Series(name, labels.get("scenario", "")) if name in _LOOKED_AT else None
+
+    families = text_string_to_metric_families(text)
+    values, distributions = add_up((sample for family in families for sample in family.samples), series)
+    return PodCounts(values=values, distributions=distributions)
