@@ -55,7 +55,8 @@ def test_get_shows_the_columns_and_the_short_name_and_the_category_work(namespac
     assert header.split() == ["NAME", "READY", "REASON", "GROUPS", "PREFILL", "DECODE", "GATEWAY", "AGE"]
     assert row.split()[:7] == ["chat", "True", "Serving", "1", "1/1", "1/1", "1/1"]
     wide = namespace.kubectl("get", "pds", "-o", "wide").splitlines()[0].split()
-    assert [name for name in wide if name not in header.split()] == ["MODEL", "RATIO", "REVISION", "ADDRESS"]
+    only_wide = ["MODEL", "RATIO", "NEEDED", "BOTTLENECK", "REVISION", "ADDRESS"]
+    assert [name for name in wide if name not in header.split()] == only_wide
     assert "chat" in namespace.kubectl("get", "tidewheel")
     assert "kind: PDService" in namespace.kubectl("get", "pds", "chat", "-o", "yaml")
 

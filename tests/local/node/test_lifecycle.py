@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from tidewheel.api.manifest import NODES, PODS
-from tidewheel.local.cluster import node_agent
+from tidewheel.local.cluster import local_cluster, node_agent
 from tidewheel.local.node import AgentOptions
 from tidewheel.local.nodes import default_nodes
 
@@ -351,3 +352,20 @@ async def test_no_pod_outlives_an_agent_that_is_killed_and_the_next_one_starts_i
         assert container(found)["lastState"]["terminated"]["reason"] == "ContainerStatusUnknown"
         # What the killed container had started is gone too.
         assert not any(process.is_running() and process.status() != "zombie" for process in left)
+
+
+async def test_who_ran_an_agent_is_no_parent_of_orphans_after_it():
+    def is_adopted() -> bool:
+        told = subprocess.run(
+            ["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!"], capture_output=True, text=True, check=True
+        )
+        orphan = psutil.Process(int(told.stdout))
+        parent = orphan.ppid()
+        orphan.kill()
+        if parent == os.getpid():
+            os.waitpid(orphan.pid, 0)
+        return parent == os.getpid()
+
+    async with local_cluster(with_crds=False):
+        assert await asyncio.to_thread(is_adopted)
+    assert not await asyncio.to_thread(is_adopted)

@@ -26,7 +26,7 @@ from tidewheel.local.node.log_server import LogServer
 from tidewheel.local.node.memory import watch_memory
 from tidewheel.local.node.paths import AgentPaths
 from tidewheel.local.node.pod_worker import HOST_IP, AgentServices, PodWorker
-from tidewheel.local.node.process import adopt_orphans, kill_marked
+from tidewheel.local.node.process import adopting_orphans, kill_marked
 from tidewheel.local.node.references import References
 from tidewheel.local.node.stand_in import StandIn
 from tidewheel.local.nodes import NodesFile, VirtualNode, load_nodes
@@ -113,9 +113,8 @@ class NodeAgent:
         Raises:
             DataDirectoryInUse: another agent has the same data directory.
         """
-        with _locked(self._paths.root):
+        with _locked(self._paths.root), adopting_orphans():
             self._clean_up_after_crash()
-            adopt_orphans()
             logs = LogServer(self._find_container, tls=self_signed(HOST_IP, self._paths.root))
             endpoint = await logs.start()
             beats = [
