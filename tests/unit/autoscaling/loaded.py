@@ -53,6 +53,13 @@ class LoadedWorld(World):
         self.book = LoadBook()
         self.controller = PDServiceController(DEFAULTS, self.book)
 
+    def lose_memory(self) -> None:
+        """Somebody deletes what the planner remembers."""
+        found = self.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
+        assert found is not None
+        self._forget(CONFIG_MAPS, "ns", "chat-scaling", found["metadata"]["uid"])
+        self._digests.pop("ConfigMap/chat-scaling", None)
+
     def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
         """As planned, where a scenario has one group; the spec's own where nothing is planned."""
         sizes = super().sizes(seen)

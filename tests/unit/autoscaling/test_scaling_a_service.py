@@ -119,10 +119,29 @@ def test_a_memory_that_cannot_be_read_is_begun_anew_from_the_pods_there_are():
     loaded.put(found, CONFIG_MAPS)
     with pytest.raises(UnreadableState, match="schema 99"):
         Memory.from_text(found["data"]["memory.json"])
+    before = loaded.numbers
+    loaded.restart_operator()
+    loaded.settle()
+    assert loaded.numbers == before, "nobody goes for what cannot be read"
+    (told,) = loaded.told("ForgetLoads")
+    assert "schema 99" in told
+    assert [reason for reason, _ in loaded.events].count("LearningBegins") == 1
     loaded.end_window(default=READING)
     loaded.settle()
     assert loaded.numbers[0] >= 5
     assert memory_of(loaded).at == loaded.book.window(("ns", "chat")).last.at
+
+
+def test_a_memory_that_is_gone_is_told_of_and_the_pods_stay():
+    loaded = world()
+    loaded.carry(3, default=READING)
+    before = loaded.numbers
+    loaded.lose_memory()
+    loaded.settle()
+    assert loaded.numbers == before
+    assert "is gone" in loaded.told("ForgetLoads")[0]
+    loaded.carry(2, default=READING)
+    assert loaded.numbers[0] >= 5
 
 
 def test_each_scenario_with_groups_of_its_own_is_planned_by_its_own_load():
