@@ -6,7 +6,6 @@ is made again, by this operator or by its successor, finds the window decided an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -212,8 +211,13 @@ def _targets(
         if name not in planned:
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
-        least = math.ceil((one.prefill + one.decode) / spec.scaling.pods_per_group)
-        targets[name] = target_for(one.prefill, one.decode, groups=max(there, least), reason=one.reason)
+        targets[name] = target_for(
+            one.prefill,
+            one.decode,
+            groups=there,
+            reason=one.reason,
+            pods_per_group=spec.scaling.pods_per_group,
+        )
     return targets
 
 
