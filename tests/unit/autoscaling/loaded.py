@@ -47,6 +47,8 @@ class LoadedWorld(World):
         super().__init__(**spec)
         self.book = LoadBook()
         self.controller = PDServiceController(DEFAULTS, self.book)
+        #: Variance over mean of the arrivals per second; gateways tell of it only if it is set.
+        self.dispersion: float | None = None
 
     def restart_operator(self) -> None:
         """Nothing is left of it but what stands in the cluster."""
@@ -147,6 +149,12 @@ class LoadedWorld(World):
         for name, (rate, prompt, answer) in loads.items():
             requests = rate * SECONDS
             values[Series(page.ARRIVALS, name)] = requests
+            if self.dispersion is not None:
+                # more in every other second than in those between
+                apart = math.sqrt(self.dispersion * rate)
+                for second in range(32):
+                    came = rate + apart * (-1) ** second
+                    values[Series(page.ARRIVALS_BY_SECOND, name, str(second))] = came
             for metric, value in (
                 (page.PROMPT_TOKENS, prompt),
                 (page.OUTPUT_TOKENS, answer),

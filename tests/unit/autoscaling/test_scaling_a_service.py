@@ -44,6 +44,16 @@ def test_long_prompts_bring_prefills_and_long_answers_decodes_and_back():
     assert any("prefill" in message for message in loaded.told("Scale"))
 
 
+def test_bursts_bring_more_pods_than_as_many_requests_that_come_by_chance():
+    by_chance, bursts = world(), world()
+    by_chance.dispersion, bursts.dispersion = 1.0, 8.0
+    for one in (by_chance, bursts):
+        one.carry(6, default=(8.0, 1000.0, 200.0))
+    assert bursts.found["default"]["requestsPerMinute"] == by_chance.found["default"]["requestsPerMinute"]
+    assert bursts.numbers[0] > by_chance.numbers[0]
+    assert bursts.numbers[1] >= by_chance.numbers[1]
+
+
 def test_what_was_found_stands_in_the_status_with_its_reasons():
     loaded = world()
     loaded.carry(2, default=READING)
