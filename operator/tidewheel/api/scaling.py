@@ -97,7 +97,10 @@ class Scaling(ApiModel):
         60,
         ge=0,
         le=3600,
-        description="startupSeconds is the time from asking for a pod until it serves; the load is forecast so far ahead.",
+        description=(
+            "startupSeconds is the time from asking for a pod until it serves; the load is forecast so far ahead, and farther if "
+            "the pods of a role are seen to take longer."
+        ),
     )
     hold_seconds: int | None = Field(
         None,
@@ -170,10 +173,34 @@ class ScenarioScaling(ApiModel):
     )
 
 
+class StartupStatus(ApiModel):
+    """How long pods are taken to need until they serve."""
+
+    prefill_seconds: int = Field(
+        0, ge=0, description="prefillSeconds is how far ahead prefill pods are asked for, beside the window."
+    )
+    decode_seconds: int = Field(
+        0, ge=0, description="decodeSeconds is how far ahead decode pods are asked for, beside the window."
+    )
+    prefill_measured: int = Field(
+        0,
+        ge=0,
+        description="prefillMeasured is how many of the last start-ups of prefill pods were measured; it takes 8 to go by them.",
+    )
+    decode_measured: int = Field(
+        0,
+        ge=0,
+        description="decodeMeasured is how many of the last start-ups of decode pods were measured; it takes 8 to go by them.",
+    )
+
+
 class ScalingStatus(ApiModel):
     """What the planner last found."""
 
     time: Time = Field(description="time is when the last window ended.")
+    startup: StartupStatus | None = Field(
+        None, description="startup is how long pods are taken to need until they serve."
+    )
     scenarios: tuple[ScenarioScaling, ...] = Field(
         (),
         max_length=17,

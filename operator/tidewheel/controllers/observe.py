@@ -111,6 +111,7 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
     scheduled = conditions.get("PodScheduled") or {}
     phase = status.get("phase", "Pending")
     ready = conditions.get("Ready") or {}
+    is_ready, since = phase == "Running" and ready.get("status") == "True", ready.get("lastTransitionTime")
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -125,7 +126,8 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
         node_fault=nodes.fault(raw) if nodes is not None else None,
-        ready=phase == "Running" and ready.get("status") == "True",
+        ready=is_ready,
+        ready_since=from_time(since) if is_ready and since else None,
         deleting=_is_deleting(raw),
         restarts=max((container.get("restartCount", 0) for container in containers), default=0),
         waiting_reason=waiting.get("reason", ""),

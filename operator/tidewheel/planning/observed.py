@@ -59,6 +59,8 @@ class ObservedPod:
     node_fault: NodeFault | None = None
     #: It runs and takes requests.
     ready: bool = False
+    #: Since when.
+    ready_since: datetime | None = None
     #: It has a deletionTimestamp: it finishes its requests and goes.
     deleting: bool = False
     restarts: int = 0

@@ -185,7 +185,8 @@ class World:
             table = seen.ranks.get(group)
             if table is None or found["metadata"]["uid"] not in table.members:
                 return
-        self.update_pod(name, {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []})
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": as_time(self.now)}
+        self.update_pod(name, {"conditions": [ready], "containerStatuses": []})
 
     def put_node(self, name: str, *, ready: bool = True, sick: str = "", message: str = "") -> None:
         """A node as its kubelet and its detector tell of it; `sick` is the reason of its devices' condition."""

@@ -68,6 +68,17 @@ def test_who_has_forgotten_everything_gives_nothing_back_at_once():
     assert at[-1][0] < 9
 
 
+def test_the_role_that_starts_slowly_is_asked_for_earlier_in_a_rise():
+    rise = [10.0 + 0.5 * window for window in range(120)]
+    slow_prefills, _ = live(
+        rise, limits=replace(LIMITS, startup_seconds=900.0, startup_by_role=(900.0, 60.0))
+    )
+    slow_decodes, _ = live(rise, limits=replace(LIMITS, startup_seconds=900.0, startup_by_role=(60.0, 900.0)))
+    (prefill, decode), (later_prefill, earlier_decode) = asked(slow_prefills)[-1], asked(slow_decodes)[-1]
+    assert prefill > later_prefill
+    assert decode < earlier_decode
+
+
 def test_a_steady_load_changes_nothing():
     decisions, _ = live([45.0] * 200)
     # at first an unknown load asks for some more

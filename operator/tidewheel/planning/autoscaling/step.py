@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
-from tidewheel.api.scaling import ScalingStatus, ScenarioScaling
+from tidewheel.api.scaling import ScalingStatus, ScenarioScaling, StartupStatus
 from tidewheel.planning.autoscaling.measured import load_of
 from tidewheel.planning.autoscaling.memory import Memory, Numbers
+from tidewheel.planning.autoscaling.startup import Startups
+from tidewheel.planning.autoscaling.startup_told import startup_deeds, startup_status
 from tidewheel.planning.autoscaling.terms import (
     limits_of,
     profile_of,
@@ -81,14 +83,26 @@ def step_scaling(
             status=seen.status.scaling,
             deeds=forgotten,
         )
-    decisions, states = _decide(seen, spec, groups, window, before, lent or {})
+    pods = [pod for group in groups for pod in group.pods]
+    startups = before.startups.after(pods, since=before.at or window.first.at)
+    decisions, states = _decide(seen, spec, groups, window, before, lent or {}, startups)
     numbers = {name: _numbers(one, before.numbers.get(name)) for name, one in decisions.items()}
-    after = Memory(at=window.last.at, numbers=numbers if spec.scaling.mode == "Auto" else {}, states=states)
+    after = Memory(
+        at=window.last.at,
+        numbers=numbers if spec.scaling.mode == "Auto" else {},
+        states=states,
+        startups=startups,
+    )
+    counted_on = startup_status(spec, startups)
     return ScalingStep(
         targets=_targets(spec, after.numbers, groups),
         memory=after.to_text(),
-        status=_status(decisions, window),
-        deeds=(*forgotten, *_deeds(spec, before, after, decisions, seen.status.scaling)),
+        status=_status(decisions, window, counted_on),
+        deeds=(
+            *forgotten,
+            *startup_deeds(spec, counted_on, seen.status.scaling),
+            *_deeds(spec, before, after, decisions, seen.status.scaling),
+        ),
     )
 
 
@@ -142,8 +156,9 @@ def _decide(
     window: Window,
     before: Memory,
     lent: Mapping[str, Lent],
+    startups: Startups,
 ) -> tuple[dict[str, Decision], dict[str, ScalingState]]:
-    limits, profile = limits_of(spec), profile_of(spec)
+    limits, profile = limits_of(spec, startups), profile_of(spec)
     scenarios = []
     for name in scenarios_with_groups(spec):
         pods = [pod for group in groups if group.scenario == name for pod in group.pods]
@@ -221,9 +236,10 @@ def _targets(
     return targets
 
 
-def _status(decisions: Mapping[str, Decision], window: Window) -> ScalingStatus:
+def _status(decisions: Mapping[str, Decision], window: Window, startup: StartupStatus) -> ScalingStatus:
     return ScalingStatus(
         time=as_time(datetime.fromtimestamp(window.last.at, UTC)),
+        startup=startup,
         scenarios=tuple(
             ScenarioScaling(
                 name=name,

@@ -97,9 +97,9 @@ def _by_profile(
     unit = _work_unit(state, prefill)
     state = _corrected(state, scenario, profile, unit)
     state = _seen(state, scenario, profile, prefill, now=now)
-    ahead = limits.startup_seconds + load.seconds
     expected = [
-        outlook(series, state.season, at=now, ahead=ahead) for series in (state.prefill, state.decode)
+        outlook(series, state.season, at=now, ahead=startup + load.seconds)
+        for series, startup in zip((state.prefill, state.decode), limits.startups, strict=True)
     ]
     demands = tuple(
         Demand(mean=one.mean / unit, relative_variance=one.relative_variance)
@@ -156,7 +156,7 @@ def _seen(
 ) -> ScalingState:
     """With the window in both series and in the season."""
     load = scenario.load
-    horizon = scenario.limits.startup_seconds + load.seconds
+    horizons = [startup + load.seconds for startup in scenario.limits.startups]
     work = state.work
     seconds = 0.0
     if load.arrivals:
@@ -179,7 +179,7 @@ def _seen(
             state.season,
             at=now,
             seconds=load.seconds,
-            horizon=horizon,
+            horizon=horizons[0],
             noise=(dispersion + service) / count,
         ),
         decode=see(
@@ -188,7 +188,7 @@ def _seen(
             state.season,
             at=now,
             seconds=load.seconds,
-            horizon=horizon,
+            horizon=horizons[1],
             noise=dispersion / count,
         ),
         season=state.season.see(load.rate, at=now, seconds=load.seconds),
