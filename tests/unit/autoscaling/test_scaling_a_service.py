@@ -198,13 +198,19 @@ def test_groups_come_only_when_the_ones_there_are_would_be_too_large():
         st.tuples(st.floats(0, 12), st.floats(1, 1500), st.floats(1, 400)), min_size=1, max_size=3
     ),
     budget=st.integers(2, 12),
+    least=st.tuples(st.integers(1, 2), st.integers(1, 2)),
 )
-def test_whatever_comes_the_budget_holds_and_each_role_has_a_pod(loads, budget):
-    loaded = world(scaling={"deviceBudget": budget, "holdSeconds": 30})
+def test_whatever_comes_the_budget_holds_and_each_role_has_its_least(loads, budget, least):
+    if sum(least) > budget:
+        least = (1, 1)
+    bounds = {role: {"min": few} for role, few in zip(("prefill", "decode"), least, strict=True)}
+    loaded = world(scaling={"deviceBudget": budget, "holdSeconds": 30, **bounds})
+    assert loaded.numbers == least, "from the beginning"
     for load in loads:
         loaded.carry(default=load)
-        assert sum(loaded.numbers) <= max(budget, 2)
-        assert min(loaded.numbers) >= 1
+        assert sum(loaded.numbers) <= budget
+        for number, few in zip(loaded.numbers, least, strict=True):
+            assert number >= few
 
 
 def test_a_budget_that_holds_not_one_of_each_takes_no_scenario_away():

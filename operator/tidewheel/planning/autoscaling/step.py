@@ -222,7 +222,7 @@ def _targets(
     """The numbers as groups: no more groups than are needed to keep each within its size, and none given up for it."""
     planned = scenarios_with_groups(spec)
     targets = {}
-    for name, one in numbers.items():
+    for name, one in {**_first_numbers(spec), **numbers}.items():
         if name not in planned:
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
@@ -234,6 +234,22 @@ def _targets(
             pods_per_group=spec.scaling.pods_per_group,
         )
     return targets
+
+
+def _first_numbers(spec: PDServiceSpec) -> dict[str, Numbers]:
+    """Where the spec's own numbers, which stand until a window has ended, are less than its planner's least."""
+    if spec.scaling.mode != "Auto":
+        return {}
+    least = (spec.scaling.prefill.min, spec.scaling.decode.min)
+    return {
+        name: Numbers(
+            prefill=max(asked.prefill, least[0]) if asked.prefill else 0,
+            decode=max(asked.decode, least[1]),
+            reason=f"spec.scaling: {least[0]} prefill and {least[1]} decode at least",
+        )
+        for name, asked in targets_of(spec).items()
+        if asked.groups and (0 < asked.prefill < least[0] or asked.decode < least[1])
+    }
 
 
 def _status(decisions: Mapping[str, Decision], window: Window, startup: StartupStatus) -> ScalingStatus:
