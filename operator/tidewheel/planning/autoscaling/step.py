@@ -122,6 +122,7 @@ def _decide(
                 targets=promises_of(spec, name),
                 limits=limits,
                 profile=profile,
+                disaggregation=spec.disaggregation_of(name),
             )
         )
     decisions, states, _ = decide_all(
@@ -158,13 +159,14 @@ def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int, lent: int)
 
 
 def _numbers(decision: Decision, before: Numbers | None) -> Numbers:
-    """What is asked for; where not even one of each role fits the budget, what there was, and the least at first.
+    """What is asked for, no prefill where decodes do both; where not even the least fits the budget, what there was, if anything.
 
     A budget that is too small is a mistake in the spec to be told of, and no reason to stop answering a scenario's requests.
     """
     prefill, decode = decision.prefill, decision.decode
-    if not (prefill and decode):
-        prefill, decode = (before.prefill, before.decode) if before is not None else (1, 1)
+    if not decode:
+        least = (min(1, decision.needed[0]), 1)
+        prefill, decode = (before.prefill, before.decode) if before is not None else least
     return Numbers(prefill=prefill, decode=decode, reason=f"{decision.reason}: {decision.message}")
 
 
