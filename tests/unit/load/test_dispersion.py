@@ -41,7 +41,9 @@ class Gateways:
         return Look(at=at, pods=pages)
 
 
-def measured(requests: Iterable[Request], *, seconds: float, by: Callable[[int, int], int], many: int) -> float:
+def measured(
+    requests: Iterable[Request], *, seconds: float, by: Callable[[int, int], int], many: int
+) -> float:
     """The dispersion in a window, with the requests dealt out to `many` gateways by (number, client)."""
     gateways = Gateways(many)
     first = gateways.look(BEGAN)
@@ -82,9 +84,9 @@ def test_it_is_met_on_average_whatever_the_window_and_the_rate(size, seconds, ra
 
 
 SPLITS = {
-    "by chance": lambda number, client: random.Random(number).randrange(3),
-    "in turn": lambda number, client: number % 3,
-    "by client": lambda number, client: client % 3,
+    "by chance": lambda number, _client: random.Random(number).randrange(3),
+    "in turn": lambda number, _client: number % 3,
+    "by client": lambda _number, client: client % 3,
     "mostly to one": lambda number, client: 0 if client % 7 else 1 + number % 2,
 }
 

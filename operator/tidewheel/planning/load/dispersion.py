@@ -48,7 +48,9 @@ def index_of_dispersion(counts: Mapping[int, float], *, begins: float, ends: flo
     # the classes of the seconds in which the looks fell have parts of a second in them
     torn = {second % SECONDS for end in (begins, ends) for second in _around(end)}
     exposed = {
-        one: seconds for one in range(SECONDS) if one not in torn and (seconds := _whole(one, first, last)) > 0
+        one: seconds
+        for one in range(SECONDS)
+        if one not in torn and (seconds := _whole(one, first, last)) > 0
     }
     came = {one: counts.get(one, 0.0) for one in exposed}
     total = sum(came.values())
