@@ -248,8 +248,8 @@ def test_once_all_are_ready_a_group_is_what_it_shall_be(wanted, decode, is_combi
 
 
 def test_a_planner_that_asks_for_no_prefills_asks_for_combined_groups():
-    found = target_for(0, 5, groups=2, reason="because", most_pods=4)
+    found = target_for(0, 5, groups=2, reason="because", pods_per_group=4)
     assert (found.groups, found.prefill, found.decode, found.is_combined) == (2, 0, 5, True)
     assert found.bounded() == found
-    assert target_for(0, 9, groups=1, reason="because", most_pods=4).groups == 3
+    assert target_for(0, 9, groups=1, reason="because", pods_per_group=4).groups == 3
     assert Target(groups=1, prefill=0, decode=1, reason="").bounded().prefill == 1, "it must be said"
