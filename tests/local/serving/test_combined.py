@@ -112,7 +112,14 @@ async def test_prefills_join_and_leave_again_and_no_request_fails(tmp_path):
             except openai.APIError as error:
                 outcomes.append(error)
 
-    with Service(directory=tmp_path, prefills=0, decodes=2, combined=True, source=SLOW) as service:
+    with Service(
+        directory=tmp_path,
+        prefills=0,
+        decodes=2,
+        combined=True,
+        source=SLOW,
+        gateway_environment={"TIDEWHEEL_GATEWAY_PROCESSES": "1"},  # then it has read what its log tells
+    ) as service:
         async with service.client() as client:
 
             async def all_read() -> None:
@@ -135,7 +142,8 @@ async def test_prefills_join_and_leave_again_and_no_request_fails(tmp_path):
                 await all_read()
                 before = service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total")
                 await some_more()
-                assert service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total") - before <= 3
+                told = service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total") - before
+                assert told <= len(running), "those that were under way"
                 assert prefill.metric("vllm:prompt_tokens_total") > 0
                 service.prefill, service.combined = [], True
                 await all_read()
