@@ -32,7 +32,15 @@ class ScheduledFloor(ApiModel):
     end: TimeOfDay = Field(
         description="end is when it ends, in UTC; if that is not after start, on the day after."
     )
-    prefill: int = Field(0, ge=0, le=32_768, description="prefill is the least number of prefill pods.")
+    prefill: int = Field(
+        0,
+        ge=0,
+        le=32_768,
+        description=(
+            "prefill is the least number of prefill pods. Where groups are combined, there are as many decode pods as a floor "
+            "has of both."
+        ),
+    )
     decode: int = Field(0, ge=0, le=32_768, description="decode is the least number of decode pods.")
 
 
@@ -169,7 +177,10 @@ class ScenarioScaling(ApiModel):
     combined: int | None = Field(
         None,
         ge=0,
-        description="combined is how many pods that do both would be enough, if that is clearly fewer.",
+        description=(
+            "combined is how many decode pods that compute the prompts, too, would be enough, if those are clearly fewer or "
+            "the planner has combined the groups."
+        ),
     )
 
 

@@ -206,12 +206,14 @@ def _published(raw: Manifest | None, key: str) -> PublishedMap | None:
         else:
             members = (member["uid"] for member in document.get("members", ()))
         names = frozenset(members)
+        is_combined = document.get("combined") is True
     except (ValueError, LookupError, TypeError, AttributeError):
         return PublishedMap(digest="")
     since = annotations.get(meta.ANNOTATION_PUBLISHED)
     return PublishedMap(
         digest=annotations.get(meta.ANNOTATION_MAP_DIGEST, ""),
         members=names,
+        is_combined=is_combined,
         since=from_time(since) if since else None,
     )
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
-from tidewheel.planning.balance import RoleState, step_balance
+from tidewheel.planning.balance import RoleState, step_balance, step_combined
 from tidewheel.planning.faults import may_be_replaced, trouble_of
 from tidewheel.planning.groups import COMPUTE_ROLES, Group
 from tidewheel.planning.names import Place
@@ -52,6 +52,8 @@ class StaffedGroup:
     roles: Mapping[Role, Staffing]
     #: Those that take requests: the ready ones, but for those in reserve while the ratio changes.
     serving: tuple[ObservedPod, ...] = ()
+    #: Whether its decodes compute the prompts, too, from now on.
+    is_combined: bool = False
 
     @property
     def stay(self) -> tuple[ObservedPod, ...]:
@@ -105,7 +107,9 @@ def staff_group(
         }
         roles = {role: replace(staffing, join=()) for role, staffing in left.items()}
         well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
-        return StaffedGroup(group=group, spec=None, size=None, roles=roles, serving=well)
+        return StaffedGroup(
+            group=group, spec=None, size=None, roles=roles, serving=well, is_combined=group.is_combined
+        )
 
     crew = {role: group.of_role(role) for role in COMPUTE_ROLES}
     states = {
@@ -114,7 +118,12 @@ def staff_group(
         )
         for role, pods in crew.items()
     }
-    balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    if size.prefill and not group.is_combined:
+        balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    else:
+        balanced = step_combined(
+            states["prefill"], states["decode"], is_combined=group.is_combined, max_skew=max_skew
+        )
     serve = dict(zip(COMPUTE_ROLES, balanced, strict=True))
     roles = {
         role: staff(pods, max(size.of(role), serve[role]), now=now, routed=routed)
@@ -127,7 +136,14 @@ def staff_group(
             : serve[role]
         ]
     ]
-    return StaffedGroup(group=group, spec=spec, size=size, roles=roles, serving=tuple(serving))
+    return StaffedGroup(
+        group=group,
+        spec=spec,
+        size=size,
+        roles=roles,
+        serving=tuple(serving),
+        is_combined=serve["prefill"] == 0 and (group.is_combined or size.prefill == 0),
+    )
 
 
 def _state_of(well: Staffing, wanted: int, routed: Collection[str], *, refused: bool) -> RoleState:

@@ -85,6 +85,8 @@ class PublishedMap:
     digest: str
     #: The uids (rank table) or names (routes) of the pods it sends others to.
     members: frozenset[str] = frozenset()
+    #: Of a rank table: whether the group's decodes compute the prompts, too.
+    is_combined: bool = False
     #: When this content was first published.
     since: datetime | None = None
 

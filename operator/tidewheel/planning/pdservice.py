@@ -60,7 +60,7 @@ def plan_service(
         return Intent(status=status, events=condition_events(seen.status, status))
 
     revision = group_revision(spec, image=defaults.image, accelerators=defaults.accelerators)
-    groups = groups_of(seen.pods)
+    groups = groups_of(seen.pods, [name for name, table in seen.ranks.items() if table.is_combined])
     routed = seen.routes.members if seen.routes else frozenset()
     refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
     scaled = scaled_targets(spec, seen.scalers)
@@ -169,6 +169,7 @@ def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[Staffe
         service=seen.name,
         model=spec.model.name,
         groups=((one.group, one.serving) for one in staffed),
+        combined={one.group.name for one in staffed if one.is_combined},
         gateways=spec.gateway.replicas,
         scenarios=spec.scenarios,
     )
@@ -183,6 +184,7 @@ def _rank_tables(seen: ObservedService, staffed: Sequence[StaffedGroup]) -> Iter
             members=one.stay,
             complete=not one.join,
             published=one.group.name in seen.ranks,
+            combined=one.is_combined,
         )
         if table is not None:
             yield table

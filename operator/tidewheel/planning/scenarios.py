@@ -80,7 +80,9 @@ def step_scenarios(
         if waiting:
             step, held = _hold(step, revision, routed)
             sizes |= {
-                group.name: Size(prefill=group.ready("prefill"), decode=group.ready("decode"))
+                group.name: Size(
+                    prefill=0 if group.is_combined else group.ready("prefill"), decode=group.ready("decode")
+                )
                 for group in held
             }
         for old in sorted({group.revision for group in step.keep} - {revision}):

@@ -224,7 +224,8 @@ def test_a_target_beyond_what_groups_can_be_is_brought_within(asked, want):
         pytest.param(3, 9, 1, 2, id="by a whole group, when one has no room"),
         pytest.param(3, 5, 4, 3, id="each group needs one of each"),
         pytest.param(1, 30, 1, 1, id="even if it is then too large"),
-        pytest.param(0, 5, 2, 0, id="no prefill, no groups"),
+        pytest.param(0, 5, 2, 2, id="no prefill, combined groups"),
+        pytest.param(2, 0, 2, 0, id="no decode, no groups"),
         pytest.param(6, 6, 1, 2, id="both roles count"),
     ],
 )

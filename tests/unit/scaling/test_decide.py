@@ -22,11 +22,21 @@ LIMITS = Limits(startup_seconds=60.0)
 
 
 def live(
-    rates, *, limits: Limits = LIMITS, profile=DEVICE, budget=None, start=(1, 1), through=lambda s: s, **more
+    rates,
+    *,
+    limits: Limits = LIMITS,
+    profile=DEVICE,
+    budget=None,
+    disaggregation="Always",
+    start=(1, 1),
+    state: ScalingState | None = None,
+    since: int = 1,
+    through=lambda s: s,
+    **more,
 ):
     """Decide window after window; what is asked for is ready at once."""
-    state, have, decisions = ScalingState(), start, []
-    for number, rate in enumerate(rates, start=1):
+    state, have, decisions = state or ScalingState(), start, []
+    for number, rate in enumerate(rates, start=since):
         decision, state = decide(
             through(state),
             load(rate, **more),
@@ -36,6 +46,7 @@ def live(
             profile=profile,
             now=number * 30.0,
             budget=budget,
+            disaggregation=disaggregation,
         )
         have = (decision.prefill, decision.decode)
         decisions.append(decision)

@@ -135,12 +135,13 @@ def _remembered(
 def _as_they_stand(
     spec: PDServiceSpec, groups: Collection[Group], lent: Mapping[str, Lent]
 ) -> dict[str, Numbers]:
-    """The numbers of those scenarios that have pods of both roles."""
+    """The numbers of those scenarios that have pods of both roles, or of one that does both."""
     numbers = {}
     for name in scenarios_with_groups(spec):
         pods = [pod for group in groups if group.scenario == name for pod in group.pods]
         counts = _counts(pods, None, lent.get(name))
-        if counts.prefill.asked and counts.decode.asked:
+        is_combined = any(group.is_combined for group in groups if group.scenario == name)
+        if counts.decode.asked and (counts.prefill.asked or is_combined):
             numbers[name] = Numbers(
                 prefill=counts.prefill.asked,
                 decode=counts.decode.asked,
@@ -170,6 +171,7 @@ def _decide(
                 targets=promises_of(spec, name),
                 limits=limits,
                 profile=profile,
+                disaggregation=spec.disaggregation_of(name),
             )
         )
     decisions, states, _ = decide_all(
@@ -206,13 +208,14 @@ def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int, lent: int)
 
 
 def _numbers(decision: Decision, before: Numbers | None) -> Numbers:
-    """What is asked for; where not even one of each role fits the budget, what there was, and the least at first.
+    """What is asked for, no prefill where decodes do both; where not even the least fits the budget, what there was, if anything.
 
     A budget that is too small is a mistake in the spec to be told of, and no reason to stop answering a scenario's requests.
     """
     prefill, decode = decision.prefill, decision.decode
-    if not (prefill and decode):
-        prefill, decode = (before.prefill, before.decode) if before is not None else (1, 1)
+    if not decode:
+        least = (min(1, decision.needed[0]), 1)
+        prefill, decode = (before.prefill, before.decode) if before is not None else least
     return Numbers(prefill=prefill, decode=decode, reason=f"{decision.reason}: {decision.message}")
 
 

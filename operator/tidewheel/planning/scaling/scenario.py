@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tidewheel.planning.scaling.combining import Disaggregation
 from tidewheel.planning.scaling.floors import Floor
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
 from tidewheel.planning.scaling.profile import DeviceProfile
@@ -67,6 +68,8 @@ class Scenario:
     targets: Targets
     limits: Limits
     profile: DeviceProfile | None = None  # without one the sign rule decides
+    #: With Never, or where Auto so chooses, there are no prefills, and decodes compute the prompts.
+    disaggregation: Disaggregation = "Always"
 
     @property
     def asked(self) -> tuple[int, int]:
