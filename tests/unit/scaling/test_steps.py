@@ -36,6 +36,16 @@ def test_no_role_runs_ahead_on_the_way(have, wanted, most):
     assert steps <= sum(-(-abs(a - b) // most) for a, b in zip(begin, wanted, strict=True))
 
 
+@given(have=pairs, wanted=pairs, most=st.integers(1, 20))
+def test_from_nothing_and_to_nothing_no_role_is_left_alone(have, wanted, most):
+    for first, last in (((0, 0), wanted), (have, (0, 0))):
+        now = first
+        while now != last:
+            there = counts(*now)
+            now = step(there.prefill, there.decode, last, most=most)
+            assert (now[0] == 0) == (now[1] == 0)
+
+
 @pytest.mark.parametrize(
     ("there", "wanted", "want"),
     [

@@ -21,6 +21,8 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
     Prefills that are to go for good, since decodes are to do both, go together, and only once as many decodes are asked for as
     are wanted; those that are to come where there are none come together, too. For a part of them could not carry the load.
 
+    A scenario that is to have nothing keeps one of each of its roles until both can go at once.
+
     Args:
         prefill: what there is of prefills.
         decode: what there is of decodes.
@@ -33,6 +35,10 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
         for counts, here, end in zip((prefill, decode), have, wanted, strict=True)
     ]
     near = [min(max(end, here - most), here + most) for here, end in zip(have, ends, strict=True)]
+    if max(ends) == 0:
+        if max(have) <= most:
+            return 0, 0
+        return max(min(1, have[0]), near[0]), max(min(1, have[1]), near[1])
     if runs_combined((ends[0], ends[1])):
         return (have[0] if near[1] < ends[1] else 0), near[1]
     if runs_combined(have):
@@ -42,7 +48,10 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
     shares = [Fraction(count, end) for count, end in zip(near, ends, strict=True)]
     if all(end >= here for here, end in zip(have, ends, strict=True)):
         together = min(shares)
-        first, second = (max(here, math.floor(together * end)) for here, end in zip(have, ends, strict=True))
+        # from nothing, one of each: decodes alone would be taken for such as do both
+        first, second = (
+            max(1, here, math.floor(together * end)) for here, end in zip(have, ends, strict=True)
+        )
     elif all(end <= here for here, end in zip(have, ends, strict=True)):
         together = max(shares)
         first, second = (min(here, math.ceil(together * end)) for here, end in zip(have, ends, strict=True))
