@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, Protocol
 
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
 from tidewheel.planning.scaling.profile import DeviceProfile
@@ -28,7 +29,7 @@ from tidewheel.simulation.fluid_traffic import Arrivals
 _HALVINGS = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FluidScenario:
     """One scenario as it really is, which a planner learns only by what it sees."""
 
@@ -39,12 +40,12 @@ class FluidScenario:
     targets: Targets
     start: tuple[int, int] = (1, 1)  # ready prefills and decodes at the beginning
 
-    @property
+    @cached_property
     def prefill(self) -> PrefillWork:
         """Its prompts on one prefill."""
         return prefill_work(self.work, self.profile, self.targets)
 
-    @property
+    @cached_property
     def decode(self) -> DecodeWork:
         """Its answers on one decode."""
         return decode_work(self.work, self.profile, self.targets)
@@ -71,6 +72,9 @@ class Seen:
 
 class FleetPlanner(Protocol):
     """Decides for all scenarios at the end of each window."""
+
+    #: Whether it looks at TTFT and E2E in seconds; to find them takes longer than all else, so others are not shown them.
+    reads_waits: ClassVar[bool]
 
     def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:
         """Prefills and decodes to ask for, by scenario."""
@@ -131,7 +135,7 @@ def run(
         now = settings.begins + (number + 1) * settings.window
         seen = {}
         for line in lines:
-            load = line.window(number * per_window, per_window, now)
+            load = line.window(number * per_window, per_window, now, waits=planner.reads_waits)
             seen[line.scenario.name] = Seen(load=load, counts=line.counts())
         wanted = planner.plan(now, seen)
         # who gives back comes first, so that others find room as soon as it is free
@@ -245,7 +249,7 @@ class _Line:
     def _asked(pool: _Pool) -> int:
         return pool.ready + len(pool.starting) + pool.unplaceable
 
-    def window(self, first: int, steps: int, now: float) -> ScenarioLoad:
+    def window(self, first: int, steps: int, now: float, *, waits: bool) -> ScenarioLoad:
         """The steps from `first` on, of a window that ends at `now`."""
         arrivals = self.scenario.arrivals
         step = arrivals.step
@@ -284,7 +288,8 @@ class _Line:
             )
         )
         dispersion = _dispersion(arrivals.counts[first : first + steps])
-        return self._load(steps * step, count, work, in_time, answered, fast, batches / steps, dispersion)
+        load = self._load(steps * step, count, work, in_time, answered, fast, batches / steps, dispersion)
+        return self._with_waits(load, work / (steps * step)) if waits else load
 
     def _started(self, offered: float) -> float:
         """The share of prompts that start in time; those that cannot be in time anyway start like the others."""
@@ -322,8 +327,6 @@ class _Line:
         drift = service / self._prefill.mean if count else 1.0
         tpot = truth.decode_correction * profile.decode_seconds(max(batch, 1.0), truth.context_tokens)
         decode_seconds = truth.transfer_seconds + tpot * truth.answer_tokens
-        wait_90, mean_wait = self._waits(work / seconds)
-        ttft = mean_wait + service
         deviation = 1.28 * math.sqrt(batch / max(1, self._decodes.ready))
         slow = truth.decode_correction * profile.decode_seconds(
             max(1.0, batch + deviation), truth.context_tokens
@@ -342,13 +345,18 @@ class _Line:
             prefill_seconds=service,
             decode_seconds=decode_seconds,
             transfer_seconds=truth.transfer_seconds,
-            ttft_seconds=ttft,
-            ttft_p90_seconds=wait_90,
             tpot_p90_seconds=slow,
-            e2e_seconds=ttft + decode_seconds,
             ttft_attainment=in_time / count if count else 1.0,
             tpot_attainment=fast / answered if answered else 1.0,
             arrival_dispersion=dispersion,
+        )
+
+    def _with_waits(self, load: ScenarioLoad, offered: float) -> ScenarioLoad:
+        """With the times that users saw."""
+        wait_90, mean_wait = self._waits(offered)
+        ttft = mean_wait + load.prefill_seconds
+        return replace(
+            load, ttft_seconds=ttft, ttft_p90_seconds=wait_90, e2e_seconds=ttft + load.decode_seconds
         )
 
     def _waits(self, offered: float) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tidewheel.planning.scaling.decide import Decision, decide_all
 from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork, blocked_share
@@ -21,6 +22,8 @@ class Operators:
 
     `stored` is what happens to a state between two decisions, such as a way through text and back.
     """
+
+    reads_waits: ClassVar[bool] = False
 
     scenarios: Mapping[str, FluidScenario]
     limits: Mapping[str, Limits]
@@ -52,6 +55,8 @@ class Operators:
 class Fixed:
     """Always the same counts."""
 
+    reads_waits: ClassVar[bool] = False
+
     counts: Mapping[str, tuple[int, int]]
 
     def plan(self, now: float, seen: Mapping[str, Seen]) -> Mapping[str, tuple[int, int]]:  # noqa: ARG002
@@ -67,6 +72,8 @@ class Reactive:
     only if the others would keep four fifths of the objective: TTFT by the M/D/1 wait that DistServe gives, TPOT by the
     profile at the batch that would settle (Dynamo takes N/(N-1) of the present one, which is too few, and flaps).
     """
+
+    reads_waits: ClassVar[bool] = False
 
     scenarios: Mapping[str, FluidScenario]
 
@@ -96,6 +103,8 @@ class Reactive:
 @dataclass(slots=True, kw_only=True)
 class Each:
     """For every scenario a planner of its own, made for the simulation by request; it sees means and P90s of the window."""
+
+    reads_waits: ClassVar[bool] = True
 
     scenarios: Mapping[str, FluidScenario]
     planners: Mapping[str, Planner]
@@ -133,6 +142,8 @@ class Clairvoyant:
     An instance is given back as soon as it is not needed for longer than another takes to start: cheaper is impossible,
     since keeping it through a longer pause costs more than starting anew, and through a shorter one less.
     """
+
+    reads_waits: ClassVar[bool] = False
 
     needs: Mapping[str, Sequence[tuple[int, int]]]  # by window
     settings: FluidSettings

@@ -97,6 +97,25 @@ def decode(most: int = 200) -> DecodeWork:
     )
 
 
+@given(
+    servers=st.integers(1, 40),
+    load=st.floats(0.01, 1.5),
+    ttft=st.floats(0.1, 20),
+    clumps=st.floats(0.2, 9),
+)
+def test_the_share_in_time_is_what_is_left_by_those_that_are_late(servers, load, ttft, clumps):
+    work = PrefillWork.of(
+        [(0.05, 0.6), (0.2, 0.3), (1.0, 0.1)], ttft_seconds=ttft, arrival_variability=clumps
+    )
+    offered = load * servers
+    blocked = blocked_share(servers, offered)
+    late = sum(
+        weight * late_share(blocked, servers, offered, patience, work.variability)
+        for patience, weight in work.patience
+    )
+    assert work.in_time(blocked, servers, offered) == pytest.approx(1 - late, abs=1e-8)
+
+
 def exactly_in_time(rate: float, most: int) -> float:
     """P(an arrival makes the batch no larger than `most`) under P(k) ∝ Π λ G τ(j)/j."""
     logs, total = [0.0], 0.0

@@ -104,6 +104,8 @@ def test_every_instance_costs_from_asking_until_it_is_gone():
     class Once:
         """From two and one to three and one, and back at 300 s."""
 
+        reads_waits = False
+
         def plan(self, now, seen):  # noqa: ARG002
             return {"a": (3, 1) if 60 <= now < 300 else (2, 1)}
 

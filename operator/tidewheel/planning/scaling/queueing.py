@@ -28,6 +28,8 @@ _HARDLY = 0.005
 
 #: e to the minus this is no share worth counting.
 _NEVER = 20.0
+#: Below this, or over full load, the formula is taken with care.
+_FULL = 1e-6
 
 
 def spread(mean: float, relative_variance: float) -> tuple[tuple[float, float], ...]:
@@ -130,11 +132,18 @@ class PrefillWork:
             offered: seconds of prefill per second.
         """
         decay = (servers - offered) / self.variability
+        free = 1 - offered / servers
         late = 0.0
         for patience, weight in self.patience:
-            if decay * patience > _NEVER:
+            exponent = decay * patience
+            if exponent > _NEVER:
                 continue
-            late += weight * late_share(blocked, servers, offered, patience, self.variability)
+            if exponent < _FULL:
+                late += weight * late_share(blocked, servers, offered, patience, self.variability)
+                continue
+            # as `late_share`; a call for each would take most of a plan's time
+            e = math.exp(-exponent)
+            late += weight * free * blocked * e / (free + (1 - free) * blocked * (1 - e))
         return 1 - late
 
     def within(self, seconds: float, blocked: float, servers: int, offered: float) -> float:
