@@ -181,11 +181,20 @@ class Service:
 
     def publish(self) -> tuple[str, str]:
         """Write rank table and routes as the operator would; gives their digests."""
+        return self.publish_ranks(), self.publish_routes()
+
+    def publish_ranks(self) -> str:
+        """The rank table only; gives its digest."""
         members = [
             Member(rank=rank, role=w.role, name=w.name, uid=f"uid-{w.name}", address=w.host)
             for rank, w in enumerate(self.members)
         ]
         table = RankTable(service="chat", group="g0", revision="r1", members=tuple(members))
+        self._write("ranktable.json", table)
+        return table.digest()
+
+    def publish_routes(self) -> str:
+        """The routes only; gives their digest."""
         group = RouteGroup(
             name="g0",
             prefill=tuple(Backend(name=w.name, address=w.host) for w in self.prefill),
@@ -193,9 +202,8 @@ class Service:
         )
         scenarios = tuple(RouteScenario.model_validate(one) for one in self.scenarios)
         routes = Routes(service="chat", model=MODEL, groups=(group,), scenarios=scenarios)
-        self._write("ranktable.json", table)
         self._write("routes.json", routes)
-        return table.digest(), routes.digest()
+        return routes.digest()
 
     def add_decode(self) -> Worker:
         """One more member, published and started."""
