@@ -114,21 +114,21 @@ def staff_group(
         well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
         return StaffedGroup(group=group, spec=None, size=None, roles=roles, serving=well, flips=flips)
 
-    steps = {role: _step_size(role, size.of(role), flip, routed) for role in COMPUTE_ROLES}
     states = {
         role: _state_of(
             staffed(role),
-            steps[role],
+            size.of(role),
             routed,
             refused=refused,
-            flips=flip is not None and flip.leaver is not None and role == flip.taker,
+            flips=flip is not None and role == flip.taker,
         )
         for role in COMPUTE_ROLES
     }
     balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
     serve = dict(zip(COMPUTE_ROLES, balanced, strict=True))
     roles = {
-        role: staffed(role, max(steps[role] - _coming(role, flip), serve[role])) for role in COMPUTE_ROLES
+        role: staffed(role, max(_without_flips(role, size.of(role), flip, routed), serve[role]))
+        for role in COMPUTE_ROLES
     }
     serving = [
         pod
@@ -153,20 +153,15 @@ def markings_of(staffed: StaffedGroup, *, now: datetime) -> Iterator[Marking]:
         yield Marking(pod=pod)
 
 
-def _step_size(role: Role, size: int, flip: Flip | None, routed: Collection[str]) -> int:
-    """How many pods of a role there should be after the flip whose turn it is, or, if it is nobody's, before the next."""
+def _without_flips(role: Role, size: int, flip: Flip | None, routed: Collection[str]) -> int:
+    """How many pods a role has beside the one whose turn it is: what flips bring later is not created, nor is it deleted."""
     if flip is None:
         return size
-    later = flip.pods - (flip.leaver is not None)
     if role == flip.taker:
-        return flip.asked.of(role) - later
-    held = size - (flip.leaver is not None and flip.leaver.name in routed)
-    return max(flip.asked.of(role) + later, held)
-
-
-def _coming(role: Role, flip: Flip | None) -> int:
-    """How many of a role's pods come from the other one now."""
-    return int(flip is not None and flip.leaver is not None and role == flip.taker)
+        return flip.asked.of(role) - flip.pods
+    if flip.leaver is None:
+        return max(flip.asked.of(role) + flip.pods, size)
+    return max(flip.asked.of(role) + flip.pods - 1, size - (flip.leaver.name in routed))
 
 
 def _names(group: Group, role: Role) -> Iterator[Place]:

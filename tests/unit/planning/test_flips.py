@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.unit.planning.seen import (
     DEFAULTS,
     NOW,
@@ -323,3 +326,69 @@ def test_pods_say_that_they_are_made_for_both_roles():
         if (one["metadata"].get("annotations") or {}).get(ANNOTATION_MAY_FLIP) == "true"
     }
     assert roles == {"prefill", "decode"}
+
+
+counts = st.integers(1, 4)
+mishaps = st.tuples(
+    st.sampled_from(
+        ["none", "fails", "stumbles", "is deleted", "vanishes", "crashes", "waits", "switch", "refuse"]
+    ),
+    st.integers(0, 7),
+)
+
+
+def happen(world: World, what: str, number: int) -> None:
+    names = [one["metadata"]["name"] for one in world.pods]
+    name = names[number % len(names)]
+    match what:
+        case "fails":
+            world.fail_pod(name)
+        case "stumbles":
+            world.unready_pod(name)
+        case "is deleted":
+            world.delete_pod(name)
+        case "vanishes":
+            world.vanish(name)
+        case "crashes":
+            world.crash_pod(name, restarts=number)
+        case "waits":
+            world.now += timedelta(seconds=20 * number)
+        case "switch":
+            flips = "Enabled" if number % 2 else "Disabled"
+            world.change(rollout={"roleFlips": flips})
+        case "refuse":
+            world.refuse = {"Pod": (403, "exceeded quota")} if number % 2 else {}
+
+
+@given(
+    groups=st.integers(1, 2),
+    ratios=st.lists(st.tuples(counts, counts), min_size=2, max_size=4),
+    story=st.lists(mishaps, max_size=30),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_during_flips_no_place_is_held_twice_and_all_come_to_rest(groups, ratios, story):
+    (prefill, decode), *later = ratios
+    world = World(groups=groups, prefill={"replicas": prefill}, decode={"replicas": decode})
+    world.settle()
+    events = iter(story)
+    for prefill, decode in later:
+        world.change(prefill={"replicas": prefill}, decode={"replicas": decode})
+        for what, number in itertools.islice(events, 10):
+            for one in world.pods:
+                world.run_pod(one["metadata"]["name"])
+            world.look_at_ranks()
+            world.reconcile()
+            happen(world, what, number)
+            world.now += timedelta(seconds=1)
+            world.reconcile()
+    world.refuse.clear()
+    world.refusals.clear()
+    for one in world.pods:
+        if (one.get("status") or {}).get("phase") != "Failed":
+            world.run_pod(one["metadata"]["name"])
+    world.settle()
+    roles = list(uids(world).values())
+    assert (roles.count("prefill"), roles.count("decode")) == (groups * prefill, groups * decode)
+    for one in world.seen.pods:
+        assert one.flips_to is None
+        assert one.flip_began is None

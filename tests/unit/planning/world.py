@@ -206,15 +206,18 @@ class World:
             for member in table.members
         )
 
-    def look_at_ranks(self) -> None:
-        """Workers that the rank tables do not name in their role stop being ready, and kubelets see it."""
-        for found in self.pods:
-            if (
-                LABEL_GROUP in found["metadata"]["labels"]
-                and self._is_ready(found)
-                and not self._is_ranked(found)
-            ):
-                self.unready_pod(found["metadata"]["name"])
+    def look_at_ranks(self) -> bool:
+        """Workers that the rank tables do not name in their role stop being ready, and kubelets see it; whether any did."""
+        left = [
+            found["metadata"]["name"]
+            for found in self.pods
+            if LABEL_GROUP in found["metadata"]["labels"]
+            and self._is_ready(found)
+            and not self._is_ranked(found)
+        ]
+        for name in left:
+            self.unready_pod(name)
+        return bool(left)
 
     def put_node(self, name: str, *, ready: bool = True, sick: str = "", message: str = "") -> None:
         """A node as its kubelet and its detector tell of it; `sick` is the reason of its devices' condition."""
@@ -321,7 +324,7 @@ class World:
         """Plans, runs pods and lets time pass until nothing changes any more."""
         for _ in range(rounds):
             busy = self.reconcile()
-            self.look_at_ranks()
+            busy |= self.look_at_ranks()
             version = self.service["metadata"]["resourceVersion"]
             for one in self.pods:
                 before = one["metadata"]["resourceVersion"]
