@@ -126,6 +126,7 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
     scheduled = conditions.get("PodScheduled") or {}
     phase = status.get("phase", "Pending")
     ready = conditions.get("Ready") or {}
+    is_ready, since = phase == "Running" and ready.get("status") == "True", ready.get("lastTransitionTime")
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -141,7 +142,8 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
         node_fault=nodes.fault(raw) if nodes is not None else None,
-        ready=phase == "Running" and ready.get("status") == "True",
+        ready=is_ready,
+        ready_since=from_time(since) if is_ready and since else None,
         deleting=_is_deleting(raw),
         restarts=max((container.get("restartCount", 0) for container in containers), default=0),
         waiting_reason=waiting.get("reason", ""),
@@ -238,12 +240,14 @@ def _published(raw: Manifest | None, key: str) -> PublishedMap | None:
         else:
             members = (member["uid"] for member in document.get("members", ()))
         names = frozenset(members)
+        is_combined = document.get("combined") is True
     except (ValueError, LookupError, TypeError, AttributeError):
         return PublishedMap(digest="")
     since = annotations.get(meta.ANNOTATION_PUBLISHED)
     return PublishedMap(
         digest=annotations.get(meta.ANNOTATION_MAP_DIGEST, ""),
         members=names,
+        is_combined=is_combined,
         since=from_time(since) if since else None,
     )
 

@@ -137,7 +137,11 @@ def _ready(facts: Facts, past: Sequence[Condition]) -> Verdict:
     if not _has_served(past):
         return "False", Reason.STARTING, f"{facts.ready_pods} of {facts.wanted_pods} pods are ready"
     if not facts.serving_groups:
-        return "False", Reason.NO_GROUP_READY, "no group has both a ready prefill and a ready decode pod"
+        return (
+            "False",
+            Reason.NO_GROUP_READY,
+            "no group has the ready pods that a request needs: a prefill and a decode, or a decode where it is combined",
+        )
     return "False", Reason.GATEWAY_NOT_READY, "no gateway pod is ready"
 
 

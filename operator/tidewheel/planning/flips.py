@@ -117,7 +117,7 @@ def step_flips(
 
     As a role gives only what it has beyond `asked` and the other lacks, the ratio of those that serve comes nearer to the
     asked one with every step, so no bound of the skew is passed and each role keeps at least one pod. A mark whose reason
-    is gone is taken back. Who has not left `LEAVING_PATIENCE` after its mark, or not joined `JOINING_PATIENCE` and a
+    is gone is taken back, and combined groups have no flips. Who has not left `LEAVING_PATIENCE` after its mark, or not joined `JOINING_PATIENCE` and a
     drain after it got its role, is replaced by a new pod.
 
     Args:
@@ -142,7 +142,10 @@ def step_flips(
     }
     routed = routes.members if routes is not None else frozenset()
     flip, mark, turn = None, None, None
-    if is_enabled and asked is not None and (found := _numbers(group, asked, now, routed, stuck)) is not None:
+    found = None
+    if is_enabled and asked is not None and not group.is_combined:
+        found = _numbers(group, asked, now, routed, stuck)
+    if asked is not None and found is not None:
         giver, many, well = found
         flip = Flip(giver=giver, asked=asked, pods=many)
         leaver = next((pod for pod in marked if pod in well and pod.flips_to == flip.taker), None)

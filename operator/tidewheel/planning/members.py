@@ -9,7 +9,7 @@ from datetime import datetime
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
-from tidewheel.planning.balance import RoleState, step_balance
+from tidewheel.planning.balance import RoleState, step_balance, step_combined
 from tidewheel.planning.faults import trouble_of
 from tidewheel.planning.flips import Flip, FlipStep, free_place
 from tidewheel.planning.groups import COMPUTE_ROLES, Group
@@ -34,6 +34,8 @@ class StaffedGroup:
     serving: tuple[ObservedPod, ...] = ()
     #: What comes next for those of its pods that change their role.
     flips: FlipStep = field(default_factory=FlipStep)
+    #: Whether its decodes compute the prompts, too, from now on.
+    is_combined: bool = False
 
     @property
     def stay(self) -> tuple[ObservedPod, ...]:
@@ -112,7 +114,15 @@ def staff_group(
     if spec is None or size is None:
         roles = {role: replace(staffed(role), join=()) for role in COMPUTE_ROLES}
         well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
-        return StaffedGroup(group=group, spec=None, size=None, roles=roles, serving=well, flips=flips)
+        return StaffedGroup(
+            group=group,
+            spec=None,
+            size=None,
+            roles=roles,
+            serving=well,
+            flips=flips,
+            is_combined=group.is_combined,
+        )
 
     states = {
         role: _state_of(
@@ -124,7 +134,12 @@ def staff_group(
         )
         for role in COMPUTE_ROLES
     }
-    balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    if size.prefill and not group.is_combined:
+        balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    else:
+        balanced = step_combined(
+            states["prefill"], states["decode"], is_combined=group.is_combined, max_skew=max_skew
+        )
     serve = dict(zip(COMPUTE_ROLES, balanced, strict=True))
     roles = {
         role: staffed(role, max(_without_flips(role, size.of(role), flip, routed), serve[role]))
@@ -137,7 +152,15 @@ def staff_group(
             : serve[role]
         ]
     ]
-    return StaffedGroup(group=group, spec=spec, size=size, roles=roles, serving=tuple(serving), flips=flips)
+    return StaffedGroup(
+        group=group,
+        spec=spec,
+        size=size,
+        roles=roles,
+        serving=tuple(serving),
+        flips=flips,
+        is_combined=serve["prefill"] == 0 and (group.is_combined or size.prefill == 0),
+    )
 
 
 def markings_of(staffed: StaffedGroup, *, now: datetime) -> Iterator[Marking]:

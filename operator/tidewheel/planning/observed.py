@@ -60,6 +60,8 @@ class ObservedPod:
     node_fault: NodeFault | None = None
     #: It runs and takes requests.
     ready: bool = False
+    #: Since when.
+    ready_since: datetime | None = None
     #: It has a deletionTimestamp: it finishes its requests and goes.
     deleting: bool = False
     restarts: int = 0
@@ -92,6 +94,8 @@ class PublishedMap:
     digest: str
     #: The uids (rank table) or names (routes) of the pods it sends others to.
     members: frozenset[str] = frozenset()
+    #: Of a rank table: whether the group's decodes compute the prompts, too.
+    is_combined: bool = False
     #: When this content was first published.
     since: datetime | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tidewheel.api.pdservice import PDServiceSpec
@@ -21,6 +21,7 @@ from tidewheel.planning.names import gateway_name, member_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
 from tidewheel.planning.revision import gateway_revision, group_revision
+from tidewheel.planning.room import devices_of, free_devices, without_room
 from tidewheel.planning.routes import routes_to, time_to_leave
 from tidewheel.planning.scalers import scaled_targets
 from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
@@ -44,7 +45,7 @@ def plan_service(
     """What should change about a PDService.
 
     The steps: refuse a spec that cannot work; see what the load asks for and who is boosted; choose for each scenario the groups to keep, to drain and to create;
-    staff each kept group; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
+    staff each kept group, as far as the budget has room; staff the gateways; publish rank tables and routes; delete those pods that the published maps are seen
     without; and say all of it in the status. A settled service gets an intent that equals what is there.
 
     Args:
@@ -61,7 +62,7 @@ def plan_service(
         return Intent(status=status, events=condition_events(seen.status, status))
 
     revision = group_revision(spec, image=defaults.image, accelerators=defaults.accelerators)
-    groups = groups_of(seen.pods)
+    groups = groups_of(seen.pods, [name for name, table in seen.ranks.items() if table.is_combined])
     routed = seen.routes.members if seen.routes else frozenset()
     refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
     scaled = scaled_targets(spec, seen.scalers)
@@ -69,39 +70,59 @@ def plan_service(
     scaling = step_scaling(seen, spec, groups, lent=lent_now(spec, stored))
     planned = {**scaled, **scaling.targets, **(targets or {})}
     boosts = step_boosting(seen, spec, groups, planned, stored=stored, now=now)
-    steps = step_scenarios(
-        groups,
-        spec,
-        service=seen.name,
-        revision=revision,
-        routed=routed,
-        records=seen.records,
-        refused=refused,
-        planned=with_boosts(targets_of(spec, planned), boosts) if boosts.pods else planned,
-    )
+    planned = with_boosts(targets_of(spec, planned), boosts) if boosts.pods else planned
     settle = timedelta(seconds=defaults.settle_seconds)
-    staffed = tuple(
-        staff_group(
-            group,
-            spec if group.revision == revision else seen.records.get(group.revision),
-            size=size,
-            now=now,
+
+    def staffed_scenarios(
+        without_room: Collection[str] = (),
+    ) -> tuple[tuple[ScenarioStep, ...], tuple[StaffedGroup, ...]]:
+        steps = step_scenarios(
+            groups,
+            spec,
+            service=seen.name,
+            revision=revision,
             routed=routed,
-            max_skew=spec.rollout.max_skew_percent / 100,
+            records=seen.records,
             refused=refused,
-            flips=step_flips(
-                group,
-                asked,
-                is_enabled=spec.rollout.role_flips == "Enabled",
-                drain=timedelta(seconds=spec.drain_seconds),
-                settle=settle,
-                now=now,
-                routes=seen.routes,
-                ranks=seen.ranks.get(group.name),
-            ),
+            without_room=without_room,
+            planned=planned,
         )
-        for group, size, asked in all_kept(steps)
+        staffed = (
+            staff_group(
+                group,
+                spec if group.revision == revision else seen.records.get(group.revision),
+                size=size,
+                now=now,
+                routed=routed,
+                max_skew=spec.rollout.max_skew_percent / 100,
+                refused=refused or group.scenario in without_room,
+                flips=step_flips(
+                    group,
+                    asked,
+                    is_enabled=spec.rollout.role_flips == "Enabled",
+                    drain=timedelta(seconds=spec.drain_seconds),
+                    settle=settle,
+                    now=now,
+                    routes=seen.routes,
+                    ranks=seen.ranks.get(group.name),
+                ),
+            )
+            for group, size, asked in all_kept(steps)
+        )
+        return steps, tuple(staffed)
+
+    steps, staffed = staffed_scenarios()
+    free = free_devices(
+        spec,
+        groups,
+        [one.target for one in steps],
+        revision=revision,
+        records=seen.records,
+        lent=sum(boosts.pods.values()) * devices_of(spec, boosts.role),
     )
+    if waiting := without_room(staffed, spec, free):
+        steps, staffed = staffed_scenarios(frozenset(waiting.values()))
+        waiting = without_room(staffed, spec, free)
     gateways = step_gateways(
         [pod for pod in seen.pods if pod.role == "gateway"],
         0 if spec.suspend else spec.gateway.replicas,
@@ -115,7 +136,7 @@ def plan_service(
         wanted_groups=sum(one.target.groups for one in steps),
         wanted_members=sum(one.target.prefill + one.target.decode for one in steps),
         rank_tables=tuple(_rank_tables(seen, staffed)),
-        pods=tuple(_orders(seen, spec, staffed, gateways)),
+        pods=tuple(one for one in _orders(seen, spec, staffed, gateways) if one.name not in waiting),
         scaling_memory=scaling.memory,
         boosts_memory=boosts.memory,
         groups=frozenset(group.name for group in groups)
@@ -162,6 +183,7 @@ def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[Staffe
         service=seen.name,
         model=spec.model.name,
         groups=((one.group, one.serving) for one in staffed),
+        combined={one.group.name for one in staffed if one.is_combined},
         gateways=spec.gateway.replicas,
         scenarios=spec.scenarios,
     )
@@ -176,6 +198,7 @@ def _rank_tables(seen: ObservedService, staffed: Sequence[StaffedGroup]) -> Iter
             members=one.members,
             complete=not one.join,
             published=one.group.name in seen.ranks,
+            combined=one.is_combined,
         )
         if table is not None:
             yield table

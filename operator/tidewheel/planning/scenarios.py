@@ -37,12 +37,13 @@ def step_scenarios(
     records: Mapping[str, PDServiceSpec],
     planned: Mapping[str, Target],
     refused: bool = False,
+    without_room: Collection[str] = (),
 ) -> tuple[ScenarioStep, ...]:
     """The next step of each scenario: `default` first, then as in the spec, then those the spec no longer has.
 
     Groups of an old revision keep the numbers of the spec they were made from until they are replaced, unless a planner
     decides the numbers: then they follow it, too. Where pods move from group to group, because there shall be more or fewer
-    groups, none goes before those that come instead are ready, unless these are in trouble.
+    groups, none goes before those that come instead are ready, unless these are in trouble or wait for its devices.
 
     Args:
         groups: all that there are.
@@ -53,6 +54,7 @@ def step_scenarios(
         records: the specs of older revisions.
         planned: targets that replace those of the spec.
         refused: whether the API server lets no new pods in.
+        without_room: the scenarios in which somebody waits for devices that others hold.
     """
     targets = dict(targets_of(spec, planned))
     for name in sorted({group.scenario for group in groups} - targets.keys()):
@@ -76,12 +78,14 @@ def step_scenarios(
         current = [group for group in step.keep if group.revision == revision]
         sizes = dict(sizes_of(target, current))
         asked = dict(sizes)
-        waiting = awaited(current, sizes, refused=refused)
+        waiting = awaited(current, sizes, refused=refused or name in without_room)
         sizes = dict(held_sizes(current, sizes, waiting, routed=routed))
         if waiting:
             step, held = _hold(step, revision, routed)
             sizes |= {
-                group.name: Size(prefill=group.ready("prefill"), decode=group.ready("decode"))
+                group.name: Size(
+                    prefill=0 if group.is_combined else group.ready("prefill"), decode=group.ready("decode")
+                )
                 for group in held
             }
         for old in sorted({group.revision for group in step.keep} - {revision}):

@@ -147,15 +147,21 @@ class LifeOfAService(RuleBasedStateMachine):
             self.all_pods_get_on()
             self.world.now += timedelta(seconds=1)
 
+    @rule(disaggregation=st.sampled_from(["Always", "Never"]))
+    def the_user_combines_or_divides(self, disaggregation):
+        self.world.change(disaggregation=disaggregation)
+
     @rule(
         replicas=st.integers(0, 2),
         prefill=st.none() | counts,
         decode=counts,
         when_down=st.sampled_from(["UseDefault", "Wait"]),
         others=st.booleans(),
+        disaggregation=st.sampled_from([None, "Always", "Never"]),
     )
-    def the_user_gives_scenarios_groups(self, replicas, prefill, decode, when_down, others):
+    def the_user_gives_scenarios_groups(self, replicas, prefill, decode, when_down, others, disaggregation):
         groups = {"replicas": replicas, "prefill": prefill, "decode": decode, "whenDown": when_down}
+        groups["disaggregation"] = disaggregation
         code = {"name": "code", "match": {"modelAliases": ["coder"]}, "groups": groups}
         short = {"name": "short", "match": {"promptLength": {"max": 9}}, "groups": {"replicas": 1}}
         self.world.change(scenarios=[code, short] if others else [code])
@@ -228,11 +234,15 @@ class LifeOfAService(RuleBasedStateMachine):
         spec = world.controller_spec()
         assert world.condition("Progressing")["reason"] == "Settled"
         assert world.condition("Degraded")["status"] == "False"
-        sizes = {"default": (spec.prefill.replicas, spec.decode.replicas)}
+
+        def prefills(scenario, replicas):
+            return 0 if spec.disaggregation_of(scenario) == "Never" else replicas
+
+        sizes = {"default": (prefills("default", spec.prefill.replicas), spec.decode.replicas)}
         for one in spec.scenarios:
             if one.groups:
                 ratio = (
-                    one.groups.prefill or spec.prefill.replicas,
+                    prefills(one.name, one.groups.prefill or spec.prefill.replicas),
                     one.groups.decode or spec.decode.replicas,
                 )
                 sizes[one.name] = ratio

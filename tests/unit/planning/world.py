@@ -192,7 +192,8 @@ class World:
             return
         if found["metadata"]["labels"].get(LABEL_GROUP) is not None and not self._is_ranked(found):
             return
-        self.update_pod(name, {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []})
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": as_time(self.now)}
+        self.update_pod(name, {"conditions": [ready], "containerStatuses": []})
 
     def _is_ranked(self, found: Manifest) -> bool:
         """Whether the rank table of its group names the pod in the role that its label gives it."""
@@ -308,7 +309,7 @@ class World:
             self._check_deletion(deletion, seen, going)
         for deletion in plan.delete:
             changed.append(self._delete(deletion))
-        self._check_groups(groups_of(seen.pods))
+        self._check_groups(self._groups(seen))
         if (told := self.routes()) is not None and told != published:
             self._check_routes(published, told, seen)
         service = self.service
@@ -436,7 +437,7 @@ class World:
     def _check_groups(self, before: Sequence[Group]) -> None:
         """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
         rollout = self.controller_spec().rollout
-        after = groups_of(self.seen.pods)
+        after = self._groups(self.seen)
         assert len({group.name for group in after}) == len(after)
         for scenario in {group.scenario for group in (*before, *after)}:
             wanted = self.wanted_groups(scenario)
@@ -474,18 +475,49 @@ class World:
                 assert theirs in (set(), {scenario}, {"default"})
         if any(one.groups is not None for one in spec.scenarios):
             assert after.default_groups is not None, "what others have is not for everybody"
+        for group in after.groups:
+            assert group.decode, "nobody is sent where no decode is"
+            assert group.combined != bool(group.prefill), "a prefill in each group, unless it is combined"
+            table = RankTable.model_validate_json(
+                self.cache.get(CONFIG_MAPS, "ns", f"{group.name}-ranks")["data"][RANKS_KEY]
+            )
+            assert table.combined == group.combined, "members and gateways are told the same"
+        self._check_changes(before, after, seen)
         bound = spec.rollout.max_skew_percent / 100 + 1e-6
         sizes = self.sizes(seen)
         well = {pod.name for pod in seen.pods if pod.ready and not pod.deleting and not has_failed(pod)}
         known = {one.name: one for one in before.groups} if before else {}
         for group in after.groups:
             was = known.get(group.name)
-            if was is None or group.name not in sizes:
+            if was is None or not all(sizes.get(group.name, (0, 0))) or was.combined or group.combined:
                 continue
             left = [[one.name for one in some if one.name in well] for some in (was.prefill, was.decode)]
             if all(left):
                 now = skew(len(group.prefill), len(group.decode), *sizes[group.name])
                 assert now <= max(bound, skew(*map(len, left), *sizes[group.name]) + 1e-6)
+
+    @staticmethod
+    def _groups(seen: ObservedService) -> tuple[Group, ...]:
+        return groups_of(seen.pods, [name for name, table in seen.ranks.items() if table.is_combined])
+
+    def _check_changes(self, before: Routes | None, after: Routes, seen: ObservedService) -> None:
+        """A group that is combined or divided goes on serving, and whoever takes over is there."""
+        sizes = self.sizes(seen)
+        well = {
+            pod.name: pod.ordinal
+            for pod in seen.pods
+            if pod.ready and not pod.deleting and not has_failed(pod)
+        }
+        known = {one.name: one for one in before.groups} if before else {}
+        for group in after.groups:
+            was = known.get(group.name)
+            if was is None or was.combined == group.combined or group.name not in sizes:
+                continue
+            wanted = sizes[group.name]
+            assert group.combined == (wanted[0] == 0), "it becomes what it shall be"
+            left = len({well[one.name] for one in was.decode if one.name in well})
+            if group.combined:
+                assert len(group.decode) >= min(left, wanted[1]), "no decode leaves for it"
 
     def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
         """The numbers that groups of the present revision should have."""
@@ -498,8 +530,9 @@ class World:
         for group in groups_of(seen.pods):
             asked = own.get(group.scenario)
             if group.revision == revision:
+                is_combined = spec.disaggregation_of(group.scenario) == "Never"
                 found[group.name] = (
-                    (asked and asked.prefill) or spec.prefill.replicas,
+                    0 if is_combined else (asked and asked.prefill) or spec.prefill.replicas,
                     (asked and asked.decode) or spec.decode.replicas,
                 )
         return found

@@ -1,7 +1,7 @@
 """The decode server: pulls a prompt's KV from the prefill that computed it, and writes the answer token by token.
 
-A request without `kv_transfer_params` is computed here as a whole: gateways ask for that when a prompt is short and all
-prefills are busy, if they are allowed to.
+A request without `kv_transfer_params` is computed here as a whole: gateways ask for that in combined groups, which have no
+prefills, and when a prompt is short and all prefills are busy, if they are allowed to.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ class Membership:
     Hello that fits. The group has formed for this worker once every peer was verified at the same time; from then on
     one verified peer is enough, so that members come and go while the others serve. Whoever owns this may settle for
     fewer when that takes too long: a member that restarts must not wait for another that is dead.
+
+    The decodes of a combined group need no prefill: for them it has formed, and they are ready, when the table names them.
     """
 
     def __init__(self, settings: WorkerSettings, identity: EngineIdentity) -> None:
@@ -68,7 +70,7 @@ class Membership:
     @property
     def is_ready(self) -> bool:
         """Whether this worker may take requests."""
-        return self.me is not None and self.has_formed and bool(self.verified)
+        return self.me is not None and self.has_formed and (self._needs_nobody or bool(self.verified))
 
     @property
     def explanation(self) -> str:
@@ -82,6 +84,8 @@ class Membership:
                 f"pod {self._name} ({self._uid or 'no uid'}) is not in the rank table {self.table.digest()}"
             )
         missing = [peer for peer in self.peers if self._connections[peer.uid] == 0]
+        if self._needs_nobody:
+            return "the group is combined: decodes compute the prompts, too"
         if not self.peers:
             return "the rank table names no peer of the other role"
         if not missing:
@@ -173,7 +177,12 @@ class Membership:
         """An attempt to reach a peer failed."""
         self._faults[uid] = fault
 
+    @property
+    def _needs_nobody(self) -> bool:
+        return self.role == "decode" and self.table is not None and self.table.combined
+
     def _look(self) -> None:
         wanted = len(self.peers) if self._is_patient else 1
-        if self.me is not None and self.peers and len(self.verified) >= wanted:
+        has_peers = bool(self.peers) and len(self.verified) >= wanted
+        if self.me is not None and (self._needs_nobody or has_peers):
             self.has_formed = True
