@@ -12,10 +12,11 @@ from tidewheel.planning.boosting import lent_now, step_boosting, stored_boosts, 
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
 from tidewheel.planning.faults import is_lost, trouble_of
+from tidewheel.planning.flips import step_flips
 from tidewheel.planning.gateways import GatewayStep, step_gateways
 from tidewheel.planning.groups import groups_of
 from tidewheel.planning.intent import Children, Departure, Intent, PodOrder
-from tidewheel.planning.members import Joining, StaffedGroup, staff_group
+from tidewheel.planning.members import StaffedGroup, markings_of, staff_group
 from tidewheel.planning.names import gateway_name, member_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
@@ -25,6 +26,7 @@ from tidewheel.planning.routes import routes_to, time_to_leave
 from tidewheel.planning.scalers import scaled_targets
 from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
 from tidewheel.planning.settings import ServiceDefaults
+from tidewheel.planning.staffing import Joining
 from tidewheel.planning.status import Progress, condition_events, status_of, unbuildable_status
 from tidewheel.planning.targets import Target, targets_of
 from tidewheel.planning.validation import Objection, buildable
@@ -69,6 +71,7 @@ def plan_service(
     planned = {**scaled, **scaling.targets, **(targets or {})}
     boosts = step_boosting(seen, spec, groups, planned, stored=stored, now=now)
     planned = with_boosts(targets_of(spec, planned), boosts) if boosts.pods else planned
+    settle = timedelta(seconds=defaults.settle_seconds)
 
     def staffed_scenarios(
         without_room: Collection[str] = (),
@@ -93,8 +96,18 @@ def plan_service(
                 routed=routed,
                 max_skew=spec.rollout.max_skew_percent / 100,
                 refused=refused or group.scenario in without_room,
+                flips=step_flips(
+                    group,
+                    asked,
+                    is_enabled=spec.rollout.role_flips == "Enabled",
+                    drain=timedelta(seconds=spec.drain_seconds),
+                    settle=settle,
+                    now=now,
+                    routes=seen.routes,
+                    ranks=seen.ranks.get(group.name),
+                ),
             )
-            for group, size in all_kept(steps)
+            for group, size, asked in all_kept(steps)
         )
         return steps, tuple(staffed)
 
@@ -145,7 +158,7 @@ def plan_service(
         scenarios=steps,
         staffed=staffed,
         gateways=gateways,
-        is_scaling=bool(children.pods or leaving),
+        is_scaling=bool(children.pods or leaving or any(one.flips.flip is not None for one in staffed)),
     )
     deeds = (*scaling.deeds, *boosts.deeds, *deeds_of(seen, progress, departures))
     decisions, events = record(seen.status.decisions, deeds, now=now)
@@ -155,11 +168,13 @@ def plan_service(
     waits += [
         staffing.wait for one in staffed for staffing in one.roles.values() if staffing.wait is not None
     ]
+    waits += [one.flips.wait for one in staffed if one.flips.wait is not None]
     waits += [gateways.wait] if gateways.wait is not None else []
     waits += [timedelta(seconds=boosts.look_again_in)] if boosts.look_again_in is not None else []
     return Intent(
         children=children,
         departures=departures,
+        markings=tuple(marking for one in staffed for marking in markings_of(one, now=now)),
         status=status,
         events=events + condition_events(seen.status, status),
         look_again_in=min(waits).total_seconds() if waits else None,
@@ -206,7 +221,7 @@ def _rank_tables(
             service=seen.name,
             group=one.group.name,
             revision=one.group.revision,
-            members=(*one.stay, *stay),
+            members=(*one.members, *stay),
             complete=not one.join,
             published=one.group.name in seen.ranks,
             combined=one.is_combined,
