@@ -381,6 +381,14 @@ class Rollout(ApiModel):
             "round. New pods that would go beyond are kept in reserve until their counterparts are ready."
         ),
     )
+    role_flips: Literal["Enabled", "Disabled"] = Field(
+        "Enabled",
+        description=(
+            "roleFlips is whether, when the ratio of a group changes, a running pod of the role that has too many takes the other "
+            "role with its model loaded, instead of being deleted while a new one starts. It takes two roles with the same "
+            "accelerator, devices, resources and template, and the built-in worker; slots and sizes may differ."
+        ),
+    )
 
     cel_rules = (
         CelRule(

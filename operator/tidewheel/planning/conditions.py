@@ -65,6 +65,8 @@ class Facts:
     refusals: tuple[Refusal, ...]
     #: Groups whose pods of one role stay until those that come for them are ready.
     changing_groups: tuple[str, ...] = ()
+    #: For people: pods that change their role.
+    flipping: tuple[str, ...] = ()
     #: For people: scenarios with groups of their own of which none serves.
     scenarios_down: tuple[str, ...] = ()
 
@@ -159,6 +161,8 @@ def _progressing(facts: Facts) -> Verdict:
     if facts.is_rolling_out:
         updated = _count(facts.updated_groups, facts.wanted_groups, "group")
         return "True", Reason.ROLLING_OUT, f"{updated} are of revision {facts.revision}"
+    if facts.flipping:
+        return "True", Reason.SCALING, "; ".join(facts.flipping)
     if facts.leaving_pods:
         return "True", Reason.SCALING, f"pods that finish their last requests: {facts.leaving_pods}"
     if facts.is_scaling or facts.ready_pods < facts.wanted_pods:

@@ -23,6 +23,8 @@ class ScenarioStep:
     groups: tuple[Group, ...] = ()
     #: Of the groups to keep, by name; those of a revision that nothing is known of are left out.
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    #: The same without what is held back until others are ready: what they should have in the end.
+    asked: Mapping[str, Size] = field(default_factory=dict)
 
 
 def step_scenarios(
@@ -75,6 +77,7 @@ def step_scenarios(
         step = step_groups(ours, target, rollout=spec.rollout, revision=revision, routed=routed, new=new)
         current = [group for group in step.keep if group.revision == revision]
         sizes = dict(sizes_of(target, current))
+        asked = dict(sizes)
         waiting = awaited(current, sizes, refused=refused or name in without_room)
         sizes = dict(held_sizes(current, sizes, waiting, routed=routed))
         if waiting:
@@ -91,7 +94,11 @@ def step_scenarios(
             if was is not None:
                 kept = [group for group in step.keep if group.revision == old]
                 sizes |= sizes_of(was if was.groups else target, kept, grows=False)
-        steps.append(ScenarioStep(name=name, target=target, step=step, groups=ours, sizes=sizes))
+        steps.append(
+            ScenarioStep(
+                name=name, target=target, step=step, groups=ours, sizes=sizes, asked={**sizes, **asked}
+            )
+        )
     return tuple(steps)
 
 
@@ -116,8 +123,8 @@ def _free_ordinals(groups: Collection[Group], revision: str) -> Iterator[int]:
         ordinal += 1
 
 
-def all_kept(steps: Sequence[ScenarioStep]) -> Iterator[tuple[Group, Size | None]]:
-    """Every group that stays or comes, with its size as far as it is known."""
+def all_kept(steps: Sequence[ScenarioStep]) -> Iterator[tuple[Group, Size | None, Size | None]]:
+    """Every group that stays or comes, with its size now and in the end as far as they are known."""
     for one in steps:
         for group in one.step.keep:
-            yield group, one.sizes.get(group.name)
+            yield group, one.sizes.get(group.name), one.asked.get(group.name)

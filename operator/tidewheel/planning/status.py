@@ -175,6 +175,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         replacing=tuple(_replacing(progress)),
         troubles=tuple(_troubles(members)),
         refusals=seen.refusals,
+        flipping=tuple(_flipping(progress)),
         changing_groups=tuple(one.group.name for one in progress.staffed if one.has_surplus),
         scenarios_down=tuple(_scenarios_down(seen, progress)),
     )
@@ -241,6 +242,16 @@ def _replacing(progress: Progress) -> Iterator[str]:
     for pod in progress.gateways.keep:
         if pod.incarnation and not pod.ready:
             yield f"{pod.name} takes its place"
+
+
+def _flipping(progress: Progress) -> Iterator[str]:
+    for one in progress.staffed:
+        flip = one.flips.flip
+        if flip is not None and flip.leaver is not None:
+            yield f"{flip.leaver.name} leaves the role {flip.giver} to become a {flip.taker} pod"
+        for pod in one.stay:
+            if pod.flip_began is not None and pod.flips_to is None:
+                yield f"{pod.name} joins as a {pod.role} pod"
 
 
 def _troubles(pods: Iterable[ObservedPod]) -> Iterator[tuple[str, Trouble]]:

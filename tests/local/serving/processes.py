@@ -182,6 +182,10 @@ class Service:
 
     def publish(self) -> tuple[str, str]:
         """Write rank table and routes as the operator would; gives their digests."""
+        return self.publish_ranks(), self.publish_routes()
+
+    def publish_ranks(self) -> str:
+        """The rank table only; gives its digest."""
         members = [
             Member(rank=rank, role=w.role, name=w.name, uid=f"uid-{w.name}", address=w.host)
             for rank, w in enumerate(self.members)
@@ -189,6 +193,11 @@ class Service:
         table = RankTable(
             service="chat", group="g0", revision="r1", members=tuple(members), combined=self.combined
         )
+        self._write("ranktable.json", table)
+        return table.digest()
+
+    def publish_routes(self) -> str:
+        """The routes only; gives their digest."""
         routed = () if self.combined else self.prefill
         group = RouteGroup(
             name="g0",
@@ -198,9 +207,8 @@ class Service:
         )
         scenarios = tuple(RouteScenario.model_validate(one) for one in self.scenarios)
         routes = Routes(service="chat", model=MODEL, groups=(group,), scenarios=scenarios)
-        self._write("ranktable.json", table)
         self._write("routes.json", routes)
-        return table.digest(), routes.digest()
+        return routes.digest()
 
     def add_decode(self) -> Worker:
         """One more member, published and started."""

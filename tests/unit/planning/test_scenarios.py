@@ -271,14 +271,21 @@ def test_a_published_document_says_all_or_none():
     assert "defaultGroups" not in json.loads(settled().routes().to_text())
 
 
-def test_a_ratio_is_not_settled_before_it_is_reached():
-    world = settled(decode={"replicas": 2})
+@pytest.mark.parametrize(
+    ("flips", "told"),
+    [
+        ("Disabled", "pods leave when those that come for them are ready"),
+        ("Enabled", "leaves the role decode to become a prefill pod"),
+    ],
+)
+def test_a_ratio_is_not_settled_before_it_is_reached(flips, told):
+    world = settled(decode={"replicas": 2}, rollout={"roleFlips": flips})
     world.change(prefill={"replicas": 2}, decode={"replicas": 1})
     world.reconcile()
     world.reconcile()
     progressing = world.condition("Progressing")
     assert progressing["status"] == "True", "as many pods as are wanted are ready, but not the right ones"
-    assert "pods leave when those that come for them are ready" in progressing["message"]
+    assert told in progressing["message"]
     world.settle()
     assert world.condition("Progressing")["reason"] == "Settled"
 

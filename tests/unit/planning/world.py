@@ -24,7 +24,14 @@ from tidewheel.api.manifest import (
     SERVICES,
     Manifest,
 )
-from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, NODE_DEVICES_HEALTHY, RANKS_KEY, ROUTES_KEY
+from tidewheel.api.meta import (
+    ANNOTATION_FLIPS_TO,
+    LABEL_GROUP,
+    LABEL_ROLE,
+    NODE_DEVICES_HEALTHY,
+    RANKS_KEY,
+    ROUTES_KEY,
+)
 from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Key
@@ -33,7 +40,9 @@ from tidewheel.controllers.observe import observe_service
 from tidewheel.controllers.pdservice import PDServiceController
 from tidewheel.controllers.scaler import PDServiceScalerController
 from tidewheel.planning.balance import skew
+from tidewheel.planning.flips import LEAVING_PATIENCE
 from tidewheel.planning.groups import Group, groups_of
+from tidewheel.planning.names import ranks_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.plan import Plan, Refusal
 from tidewheel.planning.revision import group_revision
@@ -60,6 +69,7 @@ class World:
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.events: list[tuple[str, str]] = []
         self.writes = 0
+        self.flips = 0
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
         self._digests: dict[str, str] = {}
@@ -180,13 +190,35 @@ class World:
                 {"phase": "Running", "podIP": f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"},
             )
             return
-        if (group := found["metadata"]["labels"].get(LABEL_GROUP)) is not None:
-            seen = self.seen
-            table = seen.ranks.get(group)
-            if table is None or found["metadata"]["uid"] not in table.members:
-                return
+        if found["metadata"]["labels"].get(LABEL_GROUP) is not None and not self._is_ranked(found):
+            return
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": as_time(self.now)}
         self.update_pod(name, {"conditions": [ready], "containerStatuses": []})
+
+    def _is_ranked(self, found: Manifest) -> bool:
+        """Whether the rank table of its group names the pod in the role that its label gives it."""
+        labels = found["metadata"]["labels"]
+        raw = self.cache.get(CONFIG_MAPS, "ns", ranks_name(labels[LABEL_GROUP]))
+        if raw is None:
+            return False
+        table = RankTable.model_validate_json(raw["data"][RANKS_KEY])
+        return any(
+            member.uid == found["metadata"]["uid"] and member.role == labels[LABEL_ROLE]
+            for member in table.members
+        )
+
+    def look_at_ranks(self) -> bool:
+        """Workers that the rank tables do not name in their role stop being ready, and kubelets see it; whether any did."""
+        left = [
+            found["metadata"]["name"]
+            for found in self.pods
+            if LABEL_GROUP in found["metadata"]["labels"]
+            and self._is_ready(found)
+            and not self._is_ranked(found)
+        ]
+        for name in left:
+            self.unready_pod(name)
+        return bool(left)
 
     def put_node(self, name: str, *, ready: bool = True, sick: str = "", message: str = "") -> None:
         """A node as its kubelet and its detector tell of it; `sick` is the reason of its devices' condition."""
@@ -293,6 +325,7 @@ class World:
         """Plans, runs pods and lets time pass until nothing changes any more."""
         for _ in range(rounds):
             busy = self.reconcile()
+            busy |= self.look_at_ranks()
             version = self.service["metadata"]["resourceVersion"]
             for one in self.pods:
                 before = one["metadata"]["resourceVersion"]
@@ -309,7 +342,8 @@ class World:
                 and self.service["metadata"]["resourceVersion"] == version
             ):
                 return
-            self.now += timedelta(seconds=plan.look_again_in or 1.0)
+            # what was written is an event, which wakes the operator
+            self.now += timedelta(seconds=1.0 if busy else plan.look_again_in or 1.0)
         raise AssertionError(f"did not settle in {rounds} rounds")
 
     def _apply(self, manifest: Manifest) -> bool:
@@ -341,7 +375,12 @@ class World:
         found = self.cache.get(PODS, "ns", annotation.name)
         if found is None or found["metadata"]["uid"] != annotation.uid:
             return False
-        found["metadata"].setdefault("annotations", {}).update(annotation.annotations)
+        self._check_marks(found, annotation)
+        for part, told in (("annotations", annotation.annotations), ("labels", annotation.labels)):
+            has = found["metadata"].setdefault(part, {})
+            has.update({key: value for key, value in told.items() if value is not None})
+            for key in [key for key, value in told.items() if value is None]:
+                has.pop(key, None)
         self.put(found)
         return True
 
@@ -374,6 +413,26 @@ class World:
         } - going
         if stays and group in seen.ranks:
             assert deletion.uid not in seen.ranks[group].members, "out of the rank table first"
+
+    def _check_marks(self, found: Manifest, annotation) -> None:
+        """A pod gets another role only when no map names it and it is not ready; one in a group at a time."""
+        labels, name = found["metadata"]["labels"], found["metadata"]["name"]
+        if annotation.annotations.get(ANNOTATION_FLIPS_TO) is not None:
+            others = [
+                pod
+                for pod in self.seen.pods
+                if pod.group == labels[LABEL_GROUP] and pod.name != name and not pod.deleting
+            ]
+            assert not any(pod.flips_to for pod in others), "one flip at a time"
+            assert any(pod.role == labels[LABEL_ROLE] and pod.ready for pod in others), "a role keeps one"
+        role = annotation.labels.get(LABEL_ROLE, labels[LABEL_ROLE])
+        if role != labels[LABEL_ROLE]:
+            seen = self.seen
+            assert seen.routes is None or name not in seen.routes.members, "map first, then flip"
+            ranks = seen.ranks.get(labels[LABEL_GROUP])
+            assert ranks is None or found["metadata"]["uid"] not in ranks.members, "map first, then flip"
+            assert not self._is_ready(found), "what is ready serves in its old role"
+            self.flips += 1
 
     def _check_groups(self, before: Sequence[Group]) -> None:
         """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
@@ -494,12 +553,16 @@ class World:
         assert all(len(name) <= 63 for name in names)
         places: dict[tuple[str, str, int], int] = {}
         for one in self.seen.pods:
-            if has_failed(one):
+            if has_failed(one) or self._is_stuck(one):
                 self._given_up.add(one.uid)  # it may come back, as from a lost node, and find its place taken
             elif not one.deleting and one.uid not in self._given_up:
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
         assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"
+
+    def _is_stuck(self, pod: ObservedPod) -> bool:
+        """Whether a pod has been changing its role for so long that another may take its place."""
+        return pod.flip_began is not None and self.now - pod.flip_began >= LEAVING_PATIENCE
 
     def is_ready(self, name: str) -> bool:
         found = self.cache.get(PODS, "ns", name)

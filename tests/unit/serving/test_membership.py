@@ -155,3 +155,15 @@ def test_a_refused_peer_is_named_with_the_reason():
         one.update(table())
     prefill.judge(decode.hello())
     assert "d0 serves model other" in prefill.explanation
+
+
+def test_a_worker_that_the_table_gives_the_other_role_is_no_member_in_its_own():
+    decode = membership("decode")
+    decode.update(table())
+    decode.connected("u-p0")
+    assert decode.is_ready
+    members = [{**one.model_dump(), "role": "prefill"} for one in table().members]
+    decode.update(table().model_validate(table().model_dump() | {"members": members}))
+    assert decode.is_reassigned
+    assert not decode.is_ready
+    assert "the other role" in decode.explanation

@@ -38,11 +38,20 @@ class Membership:
     @property
     def me(self) -> Member | None:
         """This worker in the table: by uid, or by name where the pod was not told its uid."""
+        found = self._named
+        return found if found is not None and found.role == self.role else None
+
+    @property
+    def is_reassigned(self) -> bool:
+        """Whether the table gives this worker the other role: then it is no member in the one that it has."""
+        found = self._named
+        return found is not None and found.role != self.role
+
+    @property
+    def _named(self) -> Member | None:
         members = self.table.members if self.table is not None else ()
         for member in members:
-            if member.role == self.role and (
-                member.uid == self._uid if self._uid else member.name == self._name
-            ):
+            if member.uid == self._uid if self._uid else member.name == self._name:
                 return member
         return None
 
@@ -68,6 +77,8 @@ class Membership:
         """Why it is ready or not, for people."""
         if self.table is None:
             return "the group's rank table has not been published yet"
+        if self.is_reassigned:
+            return f"the rank table {self.table.digest()} gives pod {self._name} the other role"
         if self.me is None:
             return (
                 f"pod {self._name} ({self._uid or 'no uid'}) is not in the rank table {self.table.digest()}"

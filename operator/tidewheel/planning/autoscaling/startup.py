@@ -52,7 +52,7 @@ class Startups:
 
         A pod counts once: if it was awaited, or created since the last look; one that is ready again after it was not
         says nothing. Those that no node has room for, on nodes with faults, or that failed on the way are not awaited
-        any more: how long they take is not how long a start takes.
+        any more, nor those that change their role: how long they take is not how long a start takes.
 
         Args:
             pods: all prefills and decodes.
@@ -63,7 +63,10 @@ class Startups:
         for pod in sorted(pods, key=lambda pod: (pod.created, pod.uid)):
             # the API tells whole seconds, and most pods are created right after a look
             is_new = pod.uid in before or pod.created.timestamp() >= math.floor(since)
-            hindered = pod.deleting or pod.restarts or pod.unschedulable or pod.node_fault is not None
+            has_flipped = pod.born is not None or pod.flip_began is not None
+            hindered = (
+                pod.deleting or pod.restarts or pod.unschedulable or pod.node_fault is not None or has_flipped
+            )
             if pod.role == "gateway" or not is_new or hindered or pod.phase == "Failed":
                 continue
             if not pod.ready:
