@@ -6,9 +6,10 @@ import asyncio
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ def running(routers: Sequence[Router], python: str, directory: Path) -> Iterator
         *(sys.executable, str(Path(__file__).with_name("worker.py")), HOST),
         *(",".join(map(str, ports)) for ports in (PREFILLS, DECODES)),
     ]
+    _refuse_taken((*PREFILLS, *DECODES, *(router.port for router in routers)))
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command, environment in (
@@ -115,6 +117,14 @@ def running(routers: Sequence[Router], python: str, directory: Path) -> Iterator
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _refuse_taken(ports: Iterable[int]) -> None:
+    """Whoever listens there already would be measured in place of what we start."""
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                raise SystemExit(f"{HOST}:{port} is taken: end what listens there, and start again")
 
 
 async def answers(port: int, *, within: float = 60.0) -> None:

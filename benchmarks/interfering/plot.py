@@ -38,7 +38,14 @@ def draw(path: Path, rounds: Mapping[str, Sequence[Sequence[Answered]]], *, long
             if one.kind == "short"
             for at, gap in zip(one.tokens[1:], one.gaps, strict=True)
         ]
-        axis.plot([at for at, _ in points], [1000 * gap for _, gap in points], ".", ms=2, color=f"C{colour}")
+        axis.plot(
+            [at for at, _ in points],
+            [1000 * gap for _, gap in points],
+            ".",
+            ms=2,
+            color=f"C{colour}",
+            rasterized=True,
+        )
         axis.set(yscale="log", ylabel="gap, ms", ylim=(1, 1500 * slowest))
         axis.set_title(name, fontsize="small", loc="left")
         axis.grid(alpha=0.3)

@@ -10,26 +10,28 @@ from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.planning.autoscaling.measured import load_of
 from tidewheel.planning.autoscaling.step import Lent
-from tidewheel.planning.boosts.memory import memory_from_text
+from tidewheel.planning.boosts.memory import StoredMemory
 from tidewheel.planning.boosts.step import BoostsSeen, BoostStep, step_boosts
 from tidewheel.planning.boosts.windows import Stretch, tally_of
 from tidewheel.planning.groups import Group
 from tidewheel.planning.observed import ObservedService
-from tidewheel.planning.stored import UnreadableState
 from tidewheel.planning.targets import Target, targets_of
 
 NO_BOOSTS = BoostStep()
 
 
-def lent_now(spec: PDServiceSpec, memory: str) -> Mapping[str, Lent]:
+def stored_boosts(spec: PDServiceSpec, text: str) -> StoredMemory:
+    """What boosts remembered, read where somebody looks at it."""
+    is_planned = spec.allocation is not None and spec.allocation.mode != "Off" and not spec.suspend
+    return StoredMemory.of(text) if is_planned else StoredMemory(text=text)
+
+
+def lent_now(spec: PDServiceSpec, stored: StoredMemory) -> Mapping[str, Lent]:
     """What was lent when last decided: pods that are not the planner's to count, where it counts."""
     allocation = spec.allocation
-    if spec.scaling.mode == "Off" or allocation is None or allocation.mode != "Auto" or not memory:
+    if spec.scaling.mode == "Off" or allocation is None or allocation.mode != "Auto":
         return {}
-    try:
-        decision = memory_from_text(memory).decision
-    except UnreadableState:
-        return {}
+    decision = stored.memory.decision if stored.memory is not None else None
     if decision is None:
         return {}
     return {pick.uid: Lent(role=allocation.role, pods=allocation.pods_per_slot) for pick in decision.picks}
@@ -41,15 +43,17 @@ def step_boosting(
     groups: Collection[Group],
     planned: Mapping[str, Target],
     *,
+    stored: StoredMemory,
     now: datetime,
 ) -> BoostStep:
     """The boosts at `now`.
 
     Args:
-        seen: with the last window and what was remembered.
+        seen: with the last window.
         spec: the service's.
         groups: those there are.
         planned: the numbers without boosts that replace the spec's.
+        stored: what was remembered.
         now: the time.
     """
     allocation = spec.allocation
@@ -63,7 +67,7 @@ def step_boosting(
         >= target.of(allocation.role) + allocation.pods_per_slot
     ]
     boosts = BoostsSeen(
-        memory=seen.boosts_memory,
+        memory=stored,
         stretch=_stretch(seen, spec, tuple(without)) if allocation.mode != "Off" else None,
         serving=serving,
         status=seen.status.allocation,

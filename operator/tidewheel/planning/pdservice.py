@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.planning.autoscaling.step import step_scaling
-from tidewheel.planning.boosting import lent_now, step_boosting, with_boosts
+from tidewheel.planning.boosting import lent_now, step_boosting, stored_boosts, with_boosts
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
 from tidewheel.planning.faults import is_lost
@@ -63,10 +63,10 @@ def plan_service(
     routed = seen.routes.members if seen.routes else frozenset()
     refused = any(refusal.kind == "Pod" for refusal in seen.refusals)
     scaled = scaled_targets(spec, seen.scalers)
-    lent = lent_now(spec, seen.boosts_memory)
-    scaling = step_scaling(seen, spec, groups, lent=lent)
+    stored = stored_boosts(spec, seen.boosts_memory)
+    scaling = step_scaling(seen, spec, groups, lent=lent_now(spec, stored))
     planned = {**scaled, **scaling.targets, **(targets or {})}
-    boosts = step_boosting(seen, spec, groups, planned, now=now)
+    boosts = step_boosting(seen, spec, groups, planned, stored=stored, now=now)
     steps = step_scenarios(
         groups,
         spec,

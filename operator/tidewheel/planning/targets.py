@@ -86,10 +86,10 @@ def targets_of(spec: PDServiceSpec, planned: Mapping[str, Target] | None = None)
     return {name: (planned or {}).get(name, target).bounded() for name, target in asked.items()}
 
 
-def target_for(prefill: int, decode: int, *, groups: int, reason: str, most_pods: int = MOST_PODS) -> Target:
+def target_for(prefill: int, decode: int, *, groups: int, reason: str, pods_per_group: int) -> Target:
     """The target of a planner that knows how many pods a scenario needs, and not how many groups.
 
-    The number of groups stays as long as they can hold the pods, with one of each role at least and `most_pods` of either at most;
+    The number of groups stays as long as they can hold the pods, with one of each role at least and `pods_per_group` at most;
     else it is the nearest that can. So a scenario first grows within its groups, and then by whole ones.
 
     Args:
@@ -97,11 +97,12 @@ def target_for(prefill: int, decode: int, *, groups: int, reason: str, most_pods
         decode: pods over all groups.
         groups: as many as there are.
         reason: of the planner.
-        most_pods: how large one role of a group may become; a mesh costs every member memory for each peer.
+        pods_per_group: how large a group may become; a mesh costs every member memory for each peer.
     """
     if prefill <= 0 or decode <= 0:
         return Target(groups=0, prefill=0, decode=0, reason=reason)
-    least, most = -(-max(prefill, decode) // most_pods), min(prefill, decode)
+    least = max(-(-max(prefill, decode) // MOST_PODS), -(-(prefill + decode) // pods_per_group))
+    most = min(prefill, decode)
     return Target(
         groups=max(min(max(groups, 1), most), min(least, most)), prefill=prefill, decode=decode, reason=reason
     )

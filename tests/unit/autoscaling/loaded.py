@@ -45,6 +45,8 @@ class LoadedWorld(World):
         spec.setdefault("rollout", {"maxSkewPercent": 400})
         spec.setdefault("decode", {"slots": 32})
         self.book = LoadBook()
+        #: Variance over mean of the arrivals per second; gateways tell of it only if it is set.
+        self.dispersion: float | None = None
         super().__init__(**spec)
 
     def another_controller(self) -> PDServiceController:
@@ -55,6 +57,13 @@ class LoadedWorld(World):
         """Nothing is left of it but what stands in the cluster."""
         self.book = LoadBook()
         self.controller = self.another_controller()
+
+    def lose_memory(self) -> None:
+        """Somebody deletes what the planner remembers."""
+        found = self.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
+        assert found is not None
+        self._forget(CONFIG_MAPS, "ns", "chat-scaling", found["metadata"]["uid"])
+        self._digests.pop("ConfigMap/chat-scaling", None)
 
     def sizes(self, seen: ObservedService) -> dict[str, set[tuple[int, int]]]:
         """As planned, where a scenario has one group; the spec's own where nothing is planned."""
@@ -143,6 +152,12 @@ class LoadedWorld(World):
         for name, (rate, prompt, answer) in loads.items():
             requests = rate * SECONDS
             values[Series(page.ARRIVALS, name)] = requests
+            if self.dispersion is not None:
+                # more in every other second than in those between
+                apart = math.sqrt(self.dispersion * rate)
+                for second in range(32):
+                    came = rate + apart * (-1) ** second
+                    values[Series(page.ARRIVALS_BY_SECOND, name, str(second))] = came
             for metric, value in (
                 (page.PROMPT_TOKENS, prompt),
                 (page.OUTPUT_TOKENS, answer),

@@ -44,6 +44,16 @@ def test_long_prompts_bring_prefills_and_long_answers_decodes_and_back():
     assert any("prefill" in message for message in loaded.told("Scale"))
 
 
+def test_bursts_bring_more_pods_than_as_many_requests_that_come_by_chance():
+    by_chance, bursts = world(), world()
+    by_chance.dispersion, bursts.dispersion = 1.0, 8.0
+    for one in (by_chance, bursts):
+        one.carry(6, default=(8.0, 1000.0, 200.0))
+    assert bursts.found["default"]["requestsPerMinute"] == by_chance.found["default"]["requestsPerMinute"]
+    assert bursts.numbers[0] > by_chance.numbers[0]
+    assert bursts.numbers[1] >= by_chance.numbers[1]
+
+
 def test_what_was_found_stands_in_the_status_with_its_reasons():
     loaded = world()
     loaded.carry(2, default=READING)
@@ -119,10 +129,29 @@ def test_a_memory_that_cannot_be_read_is_begun_anew_from_the_pods_there_are():
     loaded.put(found, CONFIG_MAPS)
     with pytest.raises(UnreadableState, match="schema 99"):
         Memory.from_text(found["data"]["memory.json"])
+    before = loaded.numbers
+    loaded.restart_operator()
+    loaded.settle()
+    assert loaded.numbers == before, "nobody goes for what cannot be read"
+    (told,) = loaded.told("ForgetLoads")
+    assert "schema 99" in told
+    assert [reason for reason, _ in loaded.events].count("LearningBegins") == 1
     loaded.end_window(default=READING)
     loaded.settle()
     assert loaded.numbers[0] >= 5
     assert memory_of(loaded).at == loaded.book.window(("ns", "chat")).last.at
+
+
+def test_a_memory_that_is_gone_is_told_of_and_the_pods_stay():
+    loaded = world()
+    loaded.carry(3, default=READING)
+    before = loaded.numbers
+    loaded.lose_memory()
+    loaded.settle()
+    assert loaded.numbers == before
+    assert "is gone" in loaded.told("ForgetLoads")[0]
+    loaded.carry(2, default=READING)
+    assert loaded.numbers[0] >= 5
 
 
 def test_each_scenario_with_groups_of_its_own_is_planned_by_its_own_load():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidewheel.api.allocation import Allocation, AllocationStatus, ScenarioBoosts
-from tidewheel.planning.boosts.memory import memory_from_text, memory_to_text
+from tidewheel.planning.boosts.memory import StoredMemory, memory_from_text, memory_to_text
 from tidewheel.planning.boosts.step import BoostsSeen, BoostStep, step_boosts
 from tidewheel.planning.boosts.windows import Stretch, Tally, tally_of
 
@@ -45,7 +45,8 @@ class Cluster:
     stretch: Stretch | None = None
 
     def look(self, now: float, *, serving: tuple[str, ...] = ()) -> BoostStep:
-        seen = BoostsSeen(memory=self.memory, stretch=self.stretch, serving=serving, status=self.status)
+        stored = StoredMemory.of(self.memory)
+        seen = BoostsSeen(memory=stored, stretch=self.stretch, serving=serving, status=self.status)
         step = step_boosts(self.allocation, self.names, seen, now=now)
         self.memory, self.status = step.memory or "", step.status
         self.steps.append(step)
@@ -269,7 +270,7 @@ def test_another_meaning_of_rewards_begins_anew_and_another_number_of_slots_does
 
 
 def test_a_memory_that_cannot_be_read_is_told_of():
-    step = step_boosts(an_allocation(), NAMES, BoostsSeen(memory="{}"), now=START)
+    step = step_boosts(an_allocation(), NAMES, BoostsSeen(memory=StoredMemory.of("{}")), now=START)
     assert step.deeds[0].type == "Warning"
     assert "cannot be read" in step.deeds[0].message
     assert step.memory is not None

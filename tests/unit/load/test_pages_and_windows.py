@@ -25,6 +25,7 @@ class Gateway:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.waiting = 0
+        self.now = 1_000_000_007.5
         self.metrics = GatewayMetrics(
             self.registry, open_requests=lambda: 0, groups=lambda: 1, waiting=lambda: self.waiting
         )
@@ -33,7 +34,7 @@ class Gateway:
         self, scenario: str, *, ttft: float = 0.2, tpot: float = 0.02, prompt: int = 100, output: int = 50
     ) -> None:
         of = self.metrics.of(scenario)
-        of.arrivals.inc()
+        self.metrics.arrived(scenario, at=self.now)
         of.ttft.observe(ttft)
         of.tpot.observe(tpot)
         of.duration.observe(ttft + tpot * output)
@@ -41,7 +42,7 @@ class Gateway:
         of.output_tokens.observe(output)
 
     def shed(self, scenario: str) -> None:
-        self.metrics.of(scenario).arrivals.inc()
+        self.metrics.arrived(scenario, at=self.now)
         self.metrics.early_terminations.labels("all_slots_busy", scenario).inc()
 
     def page(self) -> PodCounts:
@@ -73,7 +74,12 @@ def test_a_page_gives_what_planning_looks_at_and_leaves_the_rest():
     assert counts.values[Series(page.ARRIVALS, "chat")] == 1
     assert counts.distributions[Series(page.PROMPT_TOKENS, "chat")].mean == 100
     assert counts.scenarios == {"chat"}
-    assert {series.name for series in counts.values} == {page.ARRIVALS, page.WAITING}
+    assert {series.name for series in counts.values} == {
+        page.ARRIVALS,
+        page.ARRIVALS_BY_SECOND,
+        page.WAITING,
+    }
+    assert counts.values[Series(page.ARRIVALS_BY_SECOND, "chat", "7")] == 1
 
 
 def test_a_page_that_is_none_is_refused():

@@ -225,10 +225,11 @@ def test_a_target_beyond_what_groups_can_be_is_brought_within(asked, want):
         pytest.param(3, 5, 4, 3, id="each group needs one of each"),
         pytest.param(1, 30, 1, 1, id="even if it is then too large"),
         pytest.param(0, 5, 2, 0, id="no prefill, no groups"),
+        pytest.param(6, 6, 1, 2, id="both roles count"),
     ],
 )
 def test_a_planners_pods_find_their_groups(prefill, decode, groups, want):
-    found = target_for(prefill, decode, groups=groups, reason="because", most_pods=8)
+    found = target_for(prefill, decode, groups=groups, reason="because", pods_per_group=8)
     assert found.groups == want
 
 

@@ -210,7 +210,7 @@ class Gateway:
         meter = StreamMeter(choices=parsed.answers, tells_usage=parsed.include_usage)
         reply = Reply(incoming, meter=meter, on_tokens=self.metrics.output_tokens.inc, headers=visit.headers)
         exchange = self._exchange(reply, visit.body, parsed)
-        self.metrics.of(exchange.scenario).arrivals.inc()
+        self.metrics.arrived(exchange.scenario, at=time.time())
         self._open += 1
         status, error_code, tokens = "499", "client_disconnected", (0, 0)
         try:

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from tidewheel.api.arrivals import SECONDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -39,11 +41,39 @@ class Tally(Collector):
         return [CounterMetricFamily(self._name, self._text, value=self._count)]
 
 
+class SecondsTally(Collector):
+    """Counts by scenario and by the second of the clock modulo `SECONDS`, from which the planner sees how clumped arrivals are.
+
+    Counts of one second add over gateways and over their processes, however requests are split among them, and the sum
+    is what one gateway would have counted; sums of squares would not. One line for each second in which anything came.
+    """
+
+    def __init__(self, name: str, text: str, *, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._text = text
+        self._counts: dict[str, list[int]] = {}
+        registry.register(self)
+
+    def of(self, scenario: str) -> list[int]:
+        """The counts of a scenario, to be raised in place."""
+        return self._counts.setdefault(scenario, [0] * SECONDS)
+
+    def collect(self) -> Iterable[Metric]:
+        """As in `Collector`."""
+        family = CounterMetricFamily(self._name, self._text, labels=["scenario", "second"])
+        for scenario, counts in self._counts.items():
+            for second, count in enumerate(counts):
+                if count:
+                    family.add_metric([scenario, str(second)], count)
+        return [family]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioMetrics:
     """The series of one scenario that most requests count in."""
 
     arrivals: Counter
+    arrivals_by_second: list[int]
     ttft: Histogram
     tpot: Histogram
     duration: Histogram
@@ -68,6 +98,11 @@ class GatewayMetrics:
         # scenarios are bounded: they are those that the routes name
         self._arrivals = Counter(
             "tidewheel_gateway_arrivals", "Requests taken, by scenario.", ["scenario"], registry=registry
+        )
+        self._arrivals_by_second = SecondsTally(
+            "tidewheel_gateway_arrivals_by_second",
+            f"Requests taken, by scenario and by the second of Unix time modulo {SECONDS}.",
+            registry=registry,
         )
         self._requests = Counter(
             "tidewheel_gateway_requests",
@@ -175,6 +210,12 @@ class GatewayMetrics:
             "tidewheel_gateway_groups", "Groups that requests may be sent to.", registry=registry
         ).set_function(groups)
 
+    def arrived(self, scenario: str, *, at: float) -> None:
+        """A request of this scenario was taken at that Unix time."""
+        counted = self.of(scenario)
+        counted.arrivals.inc()
+        counted.arrivals_by_second[int(at) % SECONDS] += 1
+
     @cache  # noqa: B019 - one for each process, for as long as it lives
     def request(self, code: str, scenario: str) -> Counter:
         """Requests of this scenario that ended with this status code."""
@@ -185,6 +226,7 @@ class GatewayMetrics:
         """What is counted in this scenario."""
         return ScenarioMetrics(
             arrivals=self._arrivals.labels(scenario),
+            arrivals_by_second=self._arrivals_by_second.of(scenario),
             ttft=self._ttft.labels(scenario),
             tpot=self._tpot.labels(scenario),
             duration=self._duration.labels(scenario),

@@ -6,7 +6,6 @@ is made again, by this operator or by its successor, finds the window decided an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -73,13 +72,14 @@ def step_scaling(
     """
     if spec.scaling.mode == "Off" or spec.suspend:
         return ScalingStep()
-    before = _remembered(seen)
+    before, forgotten = _remembered(seen, spec, groups, lent or {})
     window = seen.window
     if window is None or window.last.at <= before.at:
         return ScalingStep(
             targets=_targets(spec, before.numbers, groups),
-            memory=seen.scaling_memory or None,
+            memory=before.to_text() if forgotten else seen.scaling_memory or None,
             status=seen.status.scaling,
+            deeds=forgotten,
         )
     decisions, states = _decide(seen, spec, groups, window, before, lent or {})
     numbers = {name: _numbers(one, before.numbers.get(name)) for name, one in decisions.items()}
@@ -88,18 +88,51 @@ def step_scaling(
         targets=_targets(spec, after.numbers, groups),
         memory=after.to_text(),
         status=_status(decisions, window),
-        deeds=tuple(_deeds(spec, before, after, decisions, seen.status.scaling)),
+        deeds=(*forgotten, *_deeds(spec, before, after, decisions, seen.status.scaling)),
     )
 
 
-def _remembered(seen: ObservedService) -> Memory:
-    """An unreadable memory is one of another release: planning begins anew, from the pods there are."""
-    if not seen.scaling_memory:
-        return Memory()
-    try:
-        return Memory.from_text(seen.scaling_memory)
-    except UnreadableState:
-        return Memory()
+def _remembered(
+    seen: ObservedService, spec: PDServiceSpec, groups: Collection[Group], lent: Mapping[str, Lent]
+) -> tuple[Memory, tuple[Deed, ...]]:
+    """What was remembered. Where that is gone, or of another release, planning begins anew, from the pods there are.
+
+    That is written down at once, so that it is told once, and no pod goes before a window has ended.
+    """
+    if seen.scaling_memory:
+        try:
+            return Memory.from_text(seen.scaling_memory), ()
+        except UnreadableState as error:
+            why = str(error)
+    elif seen.status.scaling is None:
+        return Memory(), ()
+    else:
+        why = "the stored memory of scaling is gone"
+    there = _as_they_stand(spec, groups, lent) if spec.scaling.mode == "Auto" else {}
+    forgotten = Deed(
+        action="ForgetLoads",
+        reason="LearningBegins",
+        message=f"{why}; the load is learnt anew, and until then the pods stay as they are",
+        type="Warning",
+    )
+    return Memory(numbers=there), (forgotten,)
+
+
+def _as_they_stand(
+    spec: PDServiceSpec, groups: Collection[Group], lent: Mapping[str, Lent]
+) -> dict[str, Numbers]:
+    """The numbers of those scenarios that have pods of both roles."""
+    numbers = {}
+    for name in scenarios_with_groups(spec):
+        pods = [pod for group in groups if group.scenario == name for pod in group.pods]
+        counts = _counts(pods, None, lent.get(name))
+        if counts.prefill.asked and counts.decode.asked:
+            numbers[name] = Numbers(
+                prefill=counts.prefill.asked,
+                decode=counts.decode.asked,
+                reason="what was planned is forgotten: the pods stay as they are",
+            )
+    return numbers
 
 
 def _decide(
@@ -187,8 +220,13 @@ def _targets(
         if name not in planned:
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
-        least = math.ceil((one.prefill + one.decode) / spec.scaling.pods_per_group)
-        targets[name] = target_for(one.prefill, one.decode, groups=max(there, least), reason=one.reason)
+        targets[name] = target_for(
+            one.prefill,
+            one.decode,
+            groups=there,
+            reason=one.reason,
+            pods_per_group=spec.scaling.pods_per_group,
+        )
     return targets
 
 

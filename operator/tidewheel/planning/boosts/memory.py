@@ -10,7 +10,7 @@ from typing import Any
 from tidewheel.planning.allocation.decide import Decision, Pick
 from tidewheel.planning.allocation.state import AllocationState, from_text, to_text
 from tidewheel.planning.boosts.windows import Rewarded, RoundRecord, Tally
-from tidewheel.planning.stored import read_stored
+from tidewheel.planning.stored import UnreadableState, read_stored
 
 _SCHEMA = 1
 #: Rewards that are told of.
@@ -44,6 +44,27 @@ class BoostMemory:
         others = [one for one in self.records if one.round != record.round]
         records = sorted([*others, record], key=lambda one: one.round)
         return replace(self, records=tuple(records[-most:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMemory:
+    """A memory as it was stored, read once for all who look at it in a plan."""
+
+    text: str = ""
+    #: None where nothing is stored, or nothing that can be read.
+    memory: BoostMemory | None = None
+    #: Why it cannot be read.
+    trouble: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> StoredMemory:
+        """What is stored; empty for nothing."""
+        if not text:
+            return cls()
+        try:
+            return cls(text=text, memory=memory_from_text(text))
+        except UnreadableState as error:
+            return cls(text=text, trouble=str(error))
 
 
 def memory_to_text(memory: BoostMemory) -> str:

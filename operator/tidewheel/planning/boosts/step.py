@@ -19,11 +19,10 @@ from tidewheel.planning.allocation.decide import decide
 from tidewheel.planning.allocation.estimates import Learning
 from tidewheel.planning.allocation.rules import Contender, Infeasible, Rules, admit
 from tidewheel.planning.allocation.state import Reward
-from tidewheel.planning.boosts.memory import MOST_REWARDS, BoostMemory, memory_from_text, memory_to_text
+from tidewheel.planning.boosts.memory import MOST_REWARDS, BoostMemory, StoredMemory, memory_to_text
 from tidewheel.planning.boosts.told import summary, tell, tell_infeasible
 from tidewheel.planning.boosts.windows import REMEMBERED_ROUNDS, RoundRecord, Stretch, reward_in
 from tidewheel.planning.decisions import Deed
-from tidewheel.planning.stored import UnreadableState
 
 #: A round that nobody decided in this part of it is let pass: too little of it would be left to measure.
 _DECIDING_PART = 0.25
@@ -33,8 +32,8 @@ _DECIDING_PART = 0.25
 class BoostsSeen:
     """What is known when boosts are planned."""
 
-    #: As `BoostStep.memory` gave it last; empty for nothing.
-    memory: str = ""
+    #: As `BoostStep.memory` gave it last.
+    memory: StoredMemory = field(default_factory=StoredMemory)
     #: What was counted between the last two looks at the metrics, if there were two. It may be given again and again.
     stretch: Stretch | None = None
     #: The scenarios in which, of the boosts' role, as many pods serve as there should be with the boost.
@@ -68,7 +67,7 @@ def step_boosts(allocation: Allocation, names: Sequence[str], seen: BoostsSeen, 
         now: the time.
     """
     if allocation.mode == "Off":
-        return BoostStep(role=allocation.role, memory=seen.memory or None)
+        return BoostStep(role=allocation.role, memory=seen.memory.text or None)
     before, deeds = _remembered(allocation, seen.memory)
     at, into = divmod(now, allocation.round_seconds)
     number = int(at)
@@ -122,16 +121,14 @@ def meaning_of(allocation: Allocation) -> str:
     )
 
 
-def _remembered(allocation: Allocation, text: str) -> tuple[BoostMemory, tuple[Deed, ...]]:
+def _remembered(allocation: Allocation, stored: StoredMemory) -> tuple[BoostMemory, tuple[Deed, ...]]:
     """What was remembered, as far as it is of use."""
     meaning = meaning_of(allocation)
     fresh = BoostMemory(meaning=meaning, shadow=allocation.mode == "Shadow")
-    if not text:
+    if stored.trouble:
+        return fresh, (_forgotten(f"{stored.trouble}; learning begins anew"),)
+    if (memory := stored.memory) is None:
         return fresh, ()
-    try:
-        memory = memory_from_text(text)
-    except UnreadableState as error:
-        return fresh, (_forgotten(f"{error}; learning begins anew"),)
     if memory.meaning != meaning:
         why = f"rewards mean something else now: {meaning}; before: {memory.meaning}; learning begins anew"
         return fresh, (_forgotten(why),)

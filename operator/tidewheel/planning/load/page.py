@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tidewheel.api.distribution import Distribution, add_up
 
 ARRIVALS = "tidewheel_gateway_arrivals_total"
+ARRIVALS_BY_SECOND = "tidewheel_gateway_arrivals_by_second_total"
 ENDED_EARLY = "tidewheel_gateway_early_terminations_total"
 WAITING = "tidewheel_gateway_waiting_requests"
 TTFT = "tidewheel_gateway_time_to_first_token_seconds"
@@ -27,7 +28,7 @@ TRANSFER_SECONDS = "tidewheel_kv_transfer_seconds"
 
 _LOOKED_AT = frozenset(
     {
-        *(ARRIVALS, ENDED_EARLY, WAITING, PREFIX_QUERIES, PREFIX_HITS),
+        *(ARRIVALS, ARRIVALS_BY_SECOND, ENDED_EARLY, WAITING, PREFIX_QUERIES, PREFIX_HITS),
         *(TTFT, TPOT, DURATION, PROMPT_TOKENS, OUTPUT_TOKENS),
         *(PREFILL_SECONDS, DECODE_SECONDS, TRANSFER_SECONDS),
     }
@@ -37,10 +38,11 @@ GAUGES = frozenset({WAITING})
 
 
 class Series(NamedTuple):
-    """A metric, of one scenario where it is counted by scenario; all other labels are added up."""
+    """A metric, of one scenario and one second of the clock where it is counted by those; all other labels are added up."""
 
     name: str
     scenario: str = ""
+    second: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,9 @@ def read_page(text: str) -> PodCounts:
     """
 
     def series(name: str, labels: Mapping[str, str]) -> Series | None:
-        return Series(name, labels.get("scenario", "")) if name in _LOOKED_AT else None
+        if name not in _LOOKED_AT:
+            return None
+        return Series(name, labels.get("scenario", ""), labels.get("second", ""))
 
     families = text_string_to_metric_families(text)
     values, distributions = add_up((sample for family in families for sample in family.samples), series)

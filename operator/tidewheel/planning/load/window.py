@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tidewheel.api.arrivals import SECONDS
 from tidewheel.api.distribution import Distribution
 from tidewheel.planning.load import page
+from tidewheel.planning.load.dispersion import index_of_dispersion
 from tidewheel.planning.load.page import GAUGES, PodCounts, Series
 from tidewheel.planning.scaling.observed import ScenarioLoad
 
@@ -78,6 +80,10 @@ def load_in(
     def counted(name: str) -> float:
         return sum(gateways.values.get(Series(name, scenario), 0.0) for scenario in scenarios)
 
+    def in_second(second: int) -> float:
+        series = (Series(page.ARRIVALS_BY_SECOND, scenario, str(second)) for scenario in scenarios)
+        return sum(gateways.values.get(one, 0.0) for one in series)
+
     ttft, tpot = of(page.TTFT), of(page.TPOT)
     prompts, outputs = of(page.PROMPT_TOKENS), of(page.OUTPUT_TOKENS)
     transfer = _mean(decodes, page.TRANSFER_SECONDS)
@@ -109,6 +115,9 @@ def load_in(
         e2e_seconds=of(page.DURATION).mean or 0.0,
         ttft_attainment=in_time / (ttft.count + rejected) if ttft.count + rejected else 1.0,
         tpot_attainment=share if (share := tpot.share_up_to(tpot_seconds)) is not None else 1.0,
+        arrival_dispersion=index_of_dispersion(
+            {second: in_second(second) for second in range(SECONDS)}, begins=first.at, ends=last.at
+        ),
     )
 
 
