@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tests.unit.autoscaling.loaded import SECONDS, LoadedWorld
+from tests.unit.autoscaling.loaded import PROFILE, SECONDS, LoadedWorld
 
 ROUND = 120
 NAMES = ("default", "chat", "code")
@@ -113,9 +113,9 @@ def test_pods_that_are_lent_are_none_that_the_planner_counts():
     assert {one["decode"] for one in asked.values()} == {1}
 
 
-@settings(max_examples=4, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=3, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
-    rates=st.lists(st.floats(0.5, 30), min_size=2, max_size=4),
+    rates=st.lists(st.floats(5, 30), min_size=2, max_size=4),
     spare=st.integers(0, 9),
     slots=st.integers(1, 2),
     pods_per_slot=st.integers(1, 2),
@@ -125,13 +125,13 @@ def test_what_is_lent_comes_out_of_the_budget(rates, spare, slots, pods_per_slot
     budget = 2 * len(NAMES) + slots * pods_per_slot + spare
     loaded = world(
         mode="Auto",
-        scaling={"deviceBudget": budget},
+        scaling={"deviceBudget": budget, "profile": PROFILE},
         slots=slots,
         podsPerSlot=pods_per_slot,
         role=role,
     )
     for rate in rates:
-        load = dict.fromkeys(NAMES, (rate, 100.0, 100.0))
+        load = dict.fromkeys(NAMES, (rate, 1000.0, 100.0))
         windows = round(ROUND / SECONDS)
         for window in range(windows):
             loaded.pass_window(**load)
