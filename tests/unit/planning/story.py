@@ -38,16 +38,16 @@ def tell() -> str:
     )
     loads = dict.fromkeys(("default", *names), (2.0, 100.0, 100.0))
     world.work(30)
-    for number in range(12):
+    for number in range(8):
         loads[names[number % 3]] = (1.0 + number, 400.0, 50.0)
         world.pass_window(**loads)
-        if number == 3:
+        if number == 2:
             for name in world.names("Pod")[::4]:
                 world.fail_pod(name)
-        if number == 6:
+        if number == 4:
             world.change(image="two")
-        if number == 9:
-            world.change(scenarios=scenarios[1:])
+        if number == 6:
+            world.change(scenarios=[])
     return told.hexdigest()
 
 
