@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.pd.data import LINKED_H200
 from benchmarks.pd.telling import Check, at_least, at_most, tell
-from benchmarks.pd_autoscale_tidal import CASES, TARGETS, WINDOW, scenarios_of
+from benchmarks.pd.tidal import CASES, TARGETS, WINDOW, scenarios_of
 
 from tidewheel.planning.scaling.decide import decide_all
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad

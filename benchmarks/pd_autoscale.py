@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.pd.data import trace
 from benchmarks.pd.stationary import stationary
 from benchmarks.pd.telling import tell
-from benchmarks.pd_autoscale_tidal import tidal
+from benchmarks.pd.tidal import tidal
 
 
 def main() -> int:

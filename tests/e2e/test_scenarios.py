@@ -113,6 +113,43 @@ async def test_a_ratio_changes_up_and_back_without_a_failed_request(namespace: N
     assert len(kept) == 3, "gateway, prefill 0 and decode 0 were never touched"
 
 
+async def test_a_scenario_is_combined_and_divided_again_without_a_failed_request(
+    namespace: Namespace,
+) -> None:
+    def way(disaggregation: str, decode: int) -> list[dict[str, Any]]:
+        return [CODE | {"groups": CODE["groups"] | {"disaggregation": disaggregation, "decode": decode}}]
+
+    def found() -> dict[str, Any]:
+        status = namespace.wait_settled()["status"]
+        return next(one for one in status["scenarios"] if one["name"] == "code")
+
+    namespace.apply(pd_service(scenarios=way("Always", 1)))
+    namespace.wait_settled()
+    first = uids(namespace)
+    async with steady_load(lambda: ask(namespace, "coder")) as outcomes:
+        patch(namespace, scenarios=way("Never", 2))
+        combined = await asyncio.to_thread(found)
+        assert (combined["ratio"], combined["prefill"]["summary"], combined["decode"]["summary"]) == (
+            "0:2",
+            "0/0",
+            "2/2",
+        )
+        assert "disaggregation Never" in combined["reason"]
+        before = len(outcomes)
+        while len(outcomes) < before + 5:
+            await ask(namespace, "coder")
+        patch(namespace, scenarios=way("Always", 1))
+        divided = await asyncio.to_thread(found)
+        assert (divided["ratio"], divided["readyGroups"]) == ("1:1", 1)
+        before = len(outcomes)
+        while len(outcomes) < before + 5:
+            await ask(namespace, "coder")
+    assert [one for one in outcomes if isinstance(one, BaseException)] == []
+    last = uids(namespace)
+    gone = {name for name in first if last.get(name) != first[name]}
+    assert [name[-9:] for name in gone] == ["prefill-0"], "nobody else was touched"
+
+
 def test_a_killed_decode_that_is_deleted_costs_one_substitute_and_nobody_restarts(
     namespace: Namespace,
 ) -> None:

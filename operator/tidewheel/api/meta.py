@@ -24,6 +24,12 @@ ANNOTATION_TRACEPARENT = f"{GROUP}/traceparent"
 ANNOTATION_MAP_DIGEST = f"{GROUP}/map-digest"
 #: When a published map got its present content; RFC 3339 with milliseconds.
 ANNOTATION_PUBLISHED = f"{GROUP}/published-at"
+#: Role flips: whether the pod is made for both compute roles, which one it is to take, when that began, and its place in
+#: the role that it has, where its name tells another one.
+ANNOTATION_MAY_FLIP = f"{GROUP}/may-flip"
+ANNOTATION_FLIPS_TO = f"{GROUP}/flips-to"
+ANNOTATION_FLIP_BEGAN = f"{GROUP}/flip-began"
+ANNOTATION_PLACE = f"{GROUP}/place"
 #: Digest of what the operator last applied to a child; an equal digest needs no write.
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 

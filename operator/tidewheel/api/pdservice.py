@@ -18,7 +18,7 @@ from tidewheel.api.model import (
     ScaleSubresource,
 )
 from tidewheel.api.scaling import Scaling, ScalingStatus
-from tidewheel.api.scenarios import MOST_SCENARIOS, ModelName, Scenario, ServiceLevel
+from tidewheel.api.scenarios import MOST_SCENARIOS, Disaggregation, ModelName, Scenario, ServiceLevel
 from tidewheel.api.status import Condition, Decision, PodCount
 
 #: Child names append a revision, a role and two ordinals, and must stay host names of at most 63 characters.
@@ -26,6 +26,16 @@ LONGEST_NAME = 36
 
 #: Pods of one role in a group.
 MOST_PODS = 64
+
+#: CEL: whether the planner chooses for some groups, and whether no groups at all have prefill pods.
+_SOME_AUTO = (
+    "self.disaggregation == 'Auto' || (has(self.scenarios) && self.scenarios.exists(s, has(s.groups) && "
+    "has(s.groups.disaggregation) && s.groups.disaggregation == 'Auto'))"
+)
+_ALL_NEVER = (
+    "self.disaggregation == 'Never' && (!has(self.scenarios) || self.scenarios.all(s, !has(s.groups) || "
+    "!has(s.groups.disaggregation) || s.groups.disaggregation == 'Never'))"
+)
 
 #: What workers take where batchTokens is left out.
 DEFAULT_BATCH_TOKENS = {"prefill": 2048, "decode": 256}
@@ -371,6 +381,14 @@ class Rollout(ApiModel):
             "round. New pods that would go beyond are kept in reserve until their counterparts are ready."
         ),
     )
+    role_flips: Literal["Enabled", "Disabled"] = Field(
+        "Enabled",
+        description=(
+            "roleFlips is whether, when the ratio of a group changes, a running pod of the role that has too many takes the other "
+            "role with its model loaded, instead of being deleted while a new one starts. It takes two roles with the same "
+            "accelerator, devices, resources and template, and the built-in worker; slots and sizes may differ."
+        ),
+    )
 
     cel_rules = (
         CelRule(
@@ -403,6 +421,14 @@ class PDServiceSpec(ApiModel):
         description=(
             "groups is the number of groups for all requests but those of scenarios with groups of their own; each has "
             "the prefill and decode pods below."
+        ),
+    )
+    disaggregation: Disaggregation = Field(
+        "Always",
+        description=(
+            "disaggregation Always gives each group prefill and decode pods. With Never a group is combined: its decode pods "
+            "compute the prompts, too, and prefill.replicas counts for nothing. Auto, with scaling, begins as Always, and lets "
+            "the planner combine and divide a scenario's groups as it pays for the load."
         ),
     )
     prefill: ComputeRole = Field(ComputeRole(), description="prefill are the pods that read prompts.")
@@ -466,7 +492,47 @@ class PDServiceSpec(ApiModel):
             message="allocation.scenarios must name scenarios of this service, or default",
             field_path=".allocation.scenarios",
         ),
+        CelRule(
+            rule=f"!({_SOME_AUTO}) || (self.scaling.mode != 'Off' && has(self.scaling.profile))",
+            message=(
+                "disaggregation Auto needs scaling.mode Auto or Advise, and scaling.profile, by which the planner "
+                "compares; give both, or choose Always or Never"
+            ),
+            field_path=".disaggregation",
+        ),
+        CelRule(
+            rule=(
+                f"!({_SOME_AUTO}) || (self.prefill.accelerator == self.decode.accelerator && "
+                "self.prefill.devicesPerPod == self.decode.devicesPerPod)"
+            ),
+            message=(
+                "disaggregation Auto needs the same accelerator and devicesPerPod for prefill and decode, as scaling.profile "
+                "tells of prompts on prefill pods only; make them alike, or choose Always or Never"
+            ),
+            field_path=".disaggregation",
+        ),
+        CelRule(
+            rule=(
+                "self.disaggregation != 'Never' || !has(self.scenarios) || self.scenarios.all(s, !has(s.groups) || "
+                "has(s.groups.disaggregation) || !has(s.groups.prefill))"
+            ),
+            message=(
+                "a scenario's groups have no prefill pods with disaggregation Never; leave its groups.prefill out, or give "
+                "its groups a disaggregation of their own"
+            ),
+            field_path=".scenarios",
+        ),
+        CelRule(
+            rule=f"!({_ALL_NEVER}) || !has(self.allocation) || self.allocation.role != 'prefill'",
+            message="allocation cannot lend prefill pods where no groups have any (disaggregation Never); lend decode",
+            field_path=".allocation.role",
+        ),
     )
+
+    def disaggregation_of(self, scenario: str) -> Disaggregation:
+        """That of a scenario with groups of its own, and of the groups for everybody for every other name."""
+        own = next((one.groups for one in self.scenarios if one.name == scenario), None)
+        return (own.disaggregation if own is not None else None) or self.disaggregation
 
 
 class RoleStatus(ApiModel):
@@ -489,7 +555,9 @@ class ScenarioStatus(ApiModel):
     groups: int = Field(0, ge=0, description="groups is the number of groups asked for.")
     ready_groups: int = Field(0, ge=0, description="readyGroups is the number of groups that serve.")
     ratio: str = Field(
-        "", max_length=16, description="ratio is prefill to decode pods asked for, over all groups."
+        "",
+        max_length=16,
+        description="ratio is prefill to decode pods asked for, over all groups; 0 prefill pods where they are combined.",
     )
     prefill: RoleStatus = Field(RoleStatus(), description="prefill counts its prefill pods.")
     decode: RoleStatus = Field(RoleStatus(), description="decode counts its decode pods.")
@@ -530,7 +598,9 @@ class PDServiceStatus(ApiModel):
         "", max_length=512, description="address is the URL of the OpenAI-compatible API in the cluster."
     )
     ratio: str = Field(
-        "", max_length=16, description="ratio is prefill to decode pods in a group for everybody."
+        "",
+        max_length=16,
+        description="ratio is prefill to decode pods in a group for everybody; 0 prefill pods where it is combined.",
     )
     prefill: RoleStatus = Field(RoleStatus(), description="prefill counts the prefill pods.")
     decode: RoleStatus = Field(RoleStatus(), description="decode counts the decode pods.")

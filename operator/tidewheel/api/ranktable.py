@@ -57,6 +57,10 @@ class RankTable(Published):
     group: str = Field(max_length=63, description="group is the group's name.")
     revision: str = Field(max_length=63, description="revision is the pod revision all members share.")
     members: tuple[Member, ...] = Field(description="members are all pods of the group, by rank.")
+    combined: bool = Field(
+        False,
+        description="combined is whether decodes serve without prefills, also while some are joining.",
+    )
 
     def of_role(self, role: Role) -> tuple[Member, ...]:
         """The members that have `role`."""
@@ -75,7 +79,11 @@ class RouteGroup(ApiModel):
     """The ready members of one group; a request's prefill and decode come from the same group."""
 
     name: str = Field(max_length=63, description="name is the group's name.")
-    prefill: tuple[Backend, ...] = Field(description="prefill are the ready prefill pods.")
+    combined: bool = Field(
+        False,
+        description="combined is whether its decodes compute the prompts, too; it has no prefills to be asked then.",
+    )
+    prefill: tuple[Backend, ...] = Field((), description="prefill are the ready prefill pods.")
     decode: tuple[Backend, ...] = Field(description="decode are the ready decode pods.")
 
 
@@ -86,7 +94,7 @@ class Routes(Published):
     service: str = Field(max_length=63, description="service is the PDService's name.")
     model: str = Field(max_length=253, description="model is the name the model is served under.")
     groups: tuple[RouteGroup, ...] = Field(
-        (), description="groups are those with a ready prefill and decode."
+        (), description="groups are those with a ready prefill and decode, or combined with a ready decode."
     )
     gateways: int = Field(
         1, ge=1, description="gateways is how many gateways share the groups and leave slots to each other."

@@ -58,6 +58,7 @@ class Reason(StrEnum):
     SCENARIO_HAS_NO_GROUPS = "ScenarioHasNoGroups"
     SCALED_BY_OPERATOR = "ScaledByOperator"
     SCALER_CONFLICT = "ScalerConflict"
+    SCENARIO_IS_COMBINED = "ScenarioIsCombined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
     ),
     Reason.SUSPENDED: ReasonHelp("spec.suspend is true; no pods run", "set spec.suspend to false"),
     Reason.NO_GROUP_READY: ReasonHelp(
-        "no group has both a ready prefill and a ready decode pod", "look at the pods' conditions and logs"
+        "no group has both a ready prefill and a ready decode pod, and no combined one a ready decode pod",
+        "look at the pods' conditions and logs",
     ),
     Reason.GATEWAY_NOT_READY: ReasonHelp("no gateway pod is ready", "look at the gateway pods' logs"),
     Reason.SCALED_TO_ZERO: ReasonHelp("spec.groups is 0", "raise spec.groups"),
@@ -167,5 +169,9 @@ REASON_HELP: dict[Reason, ReasonHelp] = {
     ),
     Reason.SCALER_CONFLICT: ReasonHelp(
         "another, older PDServiceScaler scales the same pods", "delete one of the two"
+    ),
+    Reason.SCENARIO_IS_COMBINED: ReasonHelp(
+        "disaggregation of the scenario is Never: its decode pods compute the prompts, and it has no prefill pods",
+        "delete the scaler, scale decode, or set disaggregation to Always",
     ),
 }

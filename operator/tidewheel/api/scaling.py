@@ -32,7 +32,15 @@ class ScheduledFloor(ApiModel):
     end: TimeOfDay = Field(
         description="end is when it ends, in UTC; if that is not after start, on the day after."
     )
-    prefill: int = Field(0, ge=0, le=32_768, description="prefill is the least number of prefill pods.")
+    prefill: int = Field(
+        0,
+        ge=0,
+        le=32_768,
+        description=(
+            "prefill is the least number of prefill pods. Where groups are combined, there are as many decode pods as a floor "
+            "has of both."
+        ),
+    )
     decode: int = Field(0, ge=0, le=32_768, description="decode is the least number of decode pods.")
 
 
@@ -97,7 +105,10 @@ class Scaling(ApiModel):
         60,
         ge=0,
         le=3600,
-        description="startupSeconds is the time from asking for a pod until it serves; the load is forecast so far ahead.",
+        description=(
+            "startupSeconds is the time from asking for a pod until it serves; the load is forecast so far ahead, and farther if "
+            "the pods of a role are seen to take longer."
+        ),
     )
     hold_seconds: int | None = Field(
         None,
@@ -166,7 +177,31 @@ class ScenarioScaling(ApiModel):
     combined: int | None = Field(
         None,
         ge=0,
-        description="combined is how many pods that do both would be enough, if that is clearly fewer.",
+        description=(
+            "combined is how many decode pods that compute the prompts, too, would be enough, if those are clearly fewer or "
+            "the planner has combined the groups."
+        ),
+    )
+
+
+class StartupStatus(ApiModel):
+    """How long pods are taken to need until they serve."""
+
+    prefill_seconds: int = Field(
+        0, ge=0, description="prefillSeconds is how far ahead prefill pods are asked for, beside the window."
+    )
+    decode_seconds: int = Field(
+        0, ge=0, description="decodeSeconds is how far ahead decode pods are asked for, beside the window."
+    )
+    prefill_measured: int = Field(
+        0,
+        ge=0,
+        description="prefillMeasured is how many of the last start-ups of prefill pods were measured; it takes 8 to go by them.",
+    )
+    decode_measured: int = Field(
+        0,
+        ge=0,
+        description="decodeMeasured is how many of the last start-ups of decode pods were measured; it takes 8 to go by them.",
     )
 
 
@@ -174,6 +209,9 @@ class ScalingStatus(ApiModel):
     """What the planner last found."""
 
     time: Time = Field(description="time is when the last window ended.")
+    startup: StartupStatus | None = Field(
+        None, description="startup is how long pods are taken to need until they serve."
+    )
     scenarios: tuple[ScenarioScaling, ...] = Field(
         (),
         max_length=17,

@@ -12,6 +12,9 @@ from tidewheel.api.model import ApiModel, CelRule, Name
 DEFAULT_SCENARIO = "default"
 MOST_SCENARIOS = 16
 
+#: Whether prefill and decode have pods of their own; Auto lets the planner choose.
+Disaggregation = Literal["Always", "Never", "Auto"]
+
 #: What clients give as `model`.
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
 Sha256 = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
@@ -105,7 +108,7 @@ class ScenarioGroups(ApiModel):
         None,
         ge=1,
         le=64,
-        description="prefill is the number of prefill pods in each; spec.prefill.replicas if left out.",
+        description="prefill is the number of prefill pods in each; spec.prefill.replicas if left out, none with disaggregation Never.",
     )
     decode: int | None = Field(
         None,
@@ -113,11 +116,22 @@ class ScenarioGroups(ApiModel):
         le=64,
         description="decode is the number of decode pods in each; spec.decode.replicas if left out.",
     )
+    disaggregation: Disaggregation | None = Field(
+        None, description="disaggregation is the scenario's own; spec.disaggregation if left out."
+    )
     when_down: Literal["UseDefault", "Wait"] = Field(
         "UseDefault",
         description=(
             "whenDown is what happens to the scenario's requests while none of its groups can take them: the groups without a "
             "scenario serve them, or they wait, and end at their deadline."
+        ),
+    )
+
+    cel_rules = (
+        CelRule(
+            rule="!has(self.disaggregation) || self.disaggregation != 'Never' || !has(self.prefill)",
+            message="groups with disaggregation Never have no prefill pods; leave prefill out",
+            field_path=".prefill",
         ),
     )
 

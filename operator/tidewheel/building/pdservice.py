@@ -6,16 +6,24 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from tidewheel.api.manifest import CONFIG_MAPS, PDBS, PODS, SERVICES, Manifest
-from tidewheel.api.meta import ANNOTATION_MAP_DIGEST
+from tidewheel.api.meta import (
+    ANNOTATION_FLIP_BEGAN,
+    ANNOTATION_FLIPS_TO,
+    ANNOTATION_MAP_DIGEST,
+    ANNOTATION_PLACE,
+    LABEL_COMPONENT,
+    LABEL_ROLE,
+)
 from tidewheel.building.config_maps import boosts_map, ranks_map, record_map, routes_map, scaling_map
 from tidewheel.building.disruption import budgets
 from tidewheel.building.pods import EXIT_SECONDS, worker_pod
 from tidewheel.building.services import gateway_service
-from tidewheel.planning.intent import Children, Intent
+from tidewheel.planning.intent import Children, Intent, Marking
 from tidewheel.planning.names import ranks_name, record_name
 from tidewheel.planning.observed import ObservedService
 from tidewheel.planning.plan import Annotation, Deletion, Plan
 from tidewheel.planning.settings import ServiceDefaults
+from tidewheel.planning.times import as_exact_time
 
 _RESOURCES = {resource.kind: resource for resource in (CONFIG_MAPS, SERVICES, PDBS)}
 
@@ -42,7 +50,7 @@ def build_plan(seen: ObservedService, intent: Intent, *, now: datetime, defaults
         deletions += tuple(_obsolete(seen, children, apply))
     return Plan(
         apply=apply,
-        annotate=tuple(_refreshed(seen)),
+        annotate=(*_refreshed(seen), *(_marked(seen, marking) for marking in intent.markings)),
         delete=deletions,
         status=intent.status.to_wire() if intent.status else None,
         events=intent.events,
@@ -97,3 +105,24 @@ def _refreshed(seen: ObservedService) -> Iterator[Annotation]:
             uid=pod.uid,
             annotations={ANNOTATION_MAP_DIGEST: published.digest},
         )
+
+
+def _marked(seen: ObservedService, marking: Marking) -> Annotation:
+    """A pod's role, place and what it is to become, in one patch: nobody sees half of it."""
+    annotations: dict[str, str | None] = {
+        ANNOTATION_FLIPS_TO: marking.flips_to,
+        ANNOTATION_FLIP_BEGAN: as_exact_time(marking.began) if marking.began is not None else None,
+    }
+    labels: dict[str, str] = {}
+    if marking.turned is not None:
+        role, place = marking.turned
+        annotations[ANNOTATION_PLACE] = str(place)
+        labels = {LABEL_ROLE: role, LABEL_COMPONENT: role}
+    return Annotation(
+        resource=PODS,
+        namespace=seen.namespace,
+        name=marking.pod.name,
+        uid=marking.pod.uid,
+        annotations=annotations,
+        labels=labels,
+    )

@@ -12,6 +12,7 @@ from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.labels import metadata_of
 from tidewheel.building.merging import merged
 from tidewheel.building.worker_environment import API_KEYS_PATH, SCRATCH_PATH, TERMINATION_LOG, environment
+from tidewheel.planning.flips import roles_match
 from tidewheel.planning.intent import PodOrder
 from tidewheel.planning.names import ranks_name, routes_name
 from tidewheel.planning.observed import ObservedService
@@ -74,6 +75,8 @@ def worker_pod(seen: ObservedService, order: PodOrder, defaults: ServiceDefaults
     own["labels"] = (extra.get("labels") or {}) | own["labels"]
     if extra.get("annotations"):
         own["annotations"] = extra["annotations"]
+    if order.group and roles_match(spec):
+        own["annotations"] = {**own.get("annotations", {}), meta.ANNOTATION_MAY_FLIP: "true"}
     return {"apiVersion": PODS.api_version, "kind": PODS.kind, "metadata": own, "spec": pod["spec"]}
 
 
@@ -84,7 +87,7 @@ def _role(spec: PDServiceSpec, order: PodOrder) -> PodRole:
 
 def _container(seen: ObservedService, order: PodOrder, role: PodRole, defaults: ServiceDefaults) -> Manifest:
     ports = [{"name": "http", "containerPort": meta.HTTP_PORT, "protocol": "TCP"}]
-    if order.role == "prefill":
+    if order.role == "prefill" or (order.group and roles_match(order.spec)):
         ports.append({"name": "kv", "containerPort": meta.KV_PORT, "protocol": "TCP"})
     return {
         "name": meta.WORKER_CONTAINER,

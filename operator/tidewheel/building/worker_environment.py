@@ -20,6 +20,9 @@
 | `TIDEWHEEL_SLOTS` | prefill, decode | requests at a time |
 | `TIDEWHEEL_KV_CACHE_TOKENS` | prefill, decode | size of the KV cache; not set: the worker decides |
 | `TIDEWHEEL_BATCH_TOKENS` | prefill, decode | tokens computed in one pass; not set: the worker decides |
+| `TIDEWHEEL_FLIP_SLOTS` | prefill, decode | `TIDEWHEEL_SLOTS` in the other role; not set: the pod is made for one role only |
+| `TIDEWHEEL_FLIP_KV_CACHE_TOKENS` | prefill, decode | likewise |
+| `TIDEWHEEL_FLIP_BATCH_TOKENS` | prefill, decode | likewise |
 | `TIDEWHEEL_KV_PORT` | prefill, decode | port of the KV transfer |
 | `TIDEWHEEL_RANKS_FILE` | prefill, decode | the group's rank table; may not be there yet |
 | `TIDEWHEEL_DEVICE_HEALTH_FILE` | prefill, decode | what the node's detector knows of its devices; not set: there is none |
@@ -51,6 +54,7 @@ from tidewheel.api import meta
 from tidewheel.api.accelerators import Accelerator
 from tidewheel.api.manifest import Manifest
 from tidewheel.api.pdservice import ComputeRole, Model, PDServiceSpec
+from tidewheel.planning.flips import roles_match
 from tidewheel.planning.intent import PodOrder
 from tidewheel.planning.observed import ObservedService
 from tidewheel.planning.settings import ServiceDefaults
@@ -88,8 +92,10 @@ def environment(seen: ObservedService, order: PodOrder, defaults: ServiceDefault
     if order.role == "gateway":
         values |= _gateway_values(spec)
     else:
-        role = spec.prefill if order.role == "prefill" else spec.decode
+        role, other = (spec.prefill, spec.decode) if order.role == "prefill" else (spec.decode, spec.prefill)
         values |= _compute_values(order, role, spec.model, defaults.accelerators[role.accelerator])
+        if roles_match(spec):
+            values |= _sizes(other, "TIDEWHEEL_FLIP_")
     if seen.traceparent:
         values["TRACEPARENT"] = seen.traceparent
     fields = [
@@ -143,17 +149,23 @@ def _compute_values(
         "TIDEWHEEL_DEVICE": accelerator.torch_device,
         "TIDEWHEEL_DEVICE_MODULE": accelerator.torch_module or "",
         "TIDEWHEEL_MAX_CONTEXT_TOKENS": model.max_context_tokens,
-        "TIDEWHEEL_SLOTS": role.slots,
         "TIDEWHEEL_KV_PORT": meta.KV_PORT,
         "TIDEWHEEL_RANKS_FILE": meta.RANKS_PATH,
+        **_sizes(role, "TIDEWHEEL_"),
     }
     if accelerator.health_file is not None:
         file = accelerator.health_file.rpartition("/")[2]
         values["TIDEWHEEL_DEVICE_HEALTH_FILE"] = f"{meta.DEVICE_HEALTH_DIRECTORY}/{file}"
         if accelerator.visible_devices_variable is not None:
             values["TIDEWHEEL_DEVICES_VARIABLE"] = accelerator.visible_devices_variable
+    return values
+
+
+def _sizes(role: ComputeRole, prefix: str) -> dict[str, str | int]:
+    """How much one pod of a role takes on."""
+    values: dict[str, str | int] = {f"{prefix}SLOTS": role.slots}
     if role.kv_cache_tokens is not None:
-        values["TIDEWHEEL_KV_CACHE_TOKENS"] = role.kv_cache_tokens
+        values[f"{prefix}KV_CACHE_TOKENS"] = role.kv_cache_tokens
     if role.batch_tokens is not None:
-        values["TIDEWHEEL_BATCH_TOKENS"] = role.batch_tokens
+        values[f"{prefix}BATCH_TOKENS"] = role.batch_tokens
     return values

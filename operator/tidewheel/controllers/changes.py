@@ -184,8 +184,10 @@ class Judge:
         live = self.cache.get(annotation.resource, annotation.namespace, annotation.name)
         if live is None or live["metadata"]["uid"] != annotation.uid:
             return False
-        has = live["metadata"].get("annotations") or {}
-        return any(has.get(key) != value for key, value in annotation.annotations.items())
+        has, labels = (live["metadata"].get(part) or {} for part in ("annotations", "labels"))
+        return any(has.get(key) != value for key, value in annotation.annotations.items()) or any(
+            labels.get(key) != value for key, value in annotation.labels.items()
+        )
 
 
 def _ends_sooner(deletion: Deletion, leaving: Manifest) -> bool:

@@ -219,7 +219,10 @@ class Executor:
 
     async def _annotate(self, annotation: Annotation, outcome: Outcome) -> None:
         resource, namespace, name = annotation.resource, annotation.namespace, annotation.name
-        patch = {"metadata": {"uid": annotation.uid, "annotations": dict(annotation.annotations)}}
+        metadata: Manifest = {"uid": annotation.uid, "annotations": dict(annotation.annotations)}
+        if annotation.labels:
+            metadata["labels"] = dict(annotation.labels)
+        patch = {"metadata": metadata}
         try:
             self._cache.put(resource, await self._api.patch(resource, name, patch, namespace))
         except NotFound:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -17,8 +18,17 @@ from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.building.config_maps import MEMORY_KEY, RECORD_KEY
 from tidewheel.controllers.cache import Snapshot
 from tidewheel.controllers.observe_nodes import Nodes
+from tidewheel.planning.groups import COMPUTE_ROLES
 from tidewheel.planning.load.window import Window
-from tidewheel.planning.names import boosts_name, place_of, ranks_name, routes_name, scaling_name
+from tidewheel.planning.names import (
+    Place,
+    boosts_name,
+    place_of,
+    ranks_name,
+    read_place,
+    routes_name,
+    scaling_name,
+)
 from tidewheel.planning.observed import (
     ChildKind,
     Exit,
@@ -32,6 +42,7 @@ from tidewheel.planning.plan import Refusal
 from tidewheel.planning.times import from_time
 
 _ROLES = frozenset(get_args(Role))
+_COMPUTE: Mapping[str, Role] = {role: role for role in COMPUTE_ROLES}
 
 
 def observe_service(
@@ -102,8 +113,12 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
     group, revision = labels.get(meta.LABEL_GROUP, ""), labels.get(meta.LABEL_REVISION, "")
     if role not in _ROLES:
         return None
-    place = place_of(metadata["name"], service=service, group=group, role=role, revision=revision)
-    if place is None:
+    annotations = metadata.get("annotations") or {}
+    born = _born(metadata["name"], role, service=service, group=group, revision=revision)
+    if born is None:
+        return None
+    place = read_place(annotations.get(meta.ANNOTATION_PLACE, "")) if role != "gateway" else None
+    if place is None and born[0] != role:
         return None
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
@@ -111,21 +126,24 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
     scheduled = conditions.get("PodScheduled") or {}
     phase = status.get("phase", "Pending")
     ready = conditions.get("Ready") or {}
+    is_ready, since = phase == "Running" and ready.get("status") == "True", ready.get("lastTransitionTime")
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
         role=role,
         group=group,
         revision=revision,
-        ordinal=place.ordinal,
-        incarnation=place.incarnation,
+        ordinal=(place or born[1]).ordinal,
+        incarnation=(place or born[1]).incarnation,
+        born=born if place is not None else None,
         created=from_time(metadata.get("creationTimestamp", "")),
         scenario=labels.get(meta.LABEL_SCENARIO, DEFAULT_SCENARIO),
         phase=phase,
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
         node_fault=nodes.fault(raw) if nodes is not None else None,
-        ready=phase == "Running" and ready.get("status") == "True",
+        ready=is_ready,
+        ready_since=from_time(since) if is_ready and since else None,
         deleting=_is_deleting(raw),
         restarts=max((container.get("restartCount", 0) for container in containers), default=0),
         waiting_reason=waiting.get("reason", ""),
@@ -134,8 +152,26 @@ def observe_pod(raw: Manifest, *, service: str, nodes: Nodes | None = None) -> O
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
         failed_reason=status.get("reason", ""),
         failed_message=status.get("message", ""),
-        map_digest=(metadata.get("annotations") or {}).get(meta.ANNOTATION_MAP_DIGEST, ""),
+        map_digest=annotations.get(meta.ANNOTATION_MAP_DIGEST, ""),
+        may_flip=annotations.get(meta.ANNOTATION_MAY_FLIP) == "true",
+        flips_to=_COMPUTE.get(annotations.get(meta.ANNOTATION_FLIPS_TO, "")),
+        flip_began=_time(annotations.get(meta.ANNOTATION_FLIP_BEGAN)),
     )
+
+
+def _born(name: str, role: Role, *, service: str, group: str, revision: str) -> tuple[Role, Place] | None:
+    """The role and place that a name stands for; a member may have the other compute role by now."""
+    roles: tuple[Role, ...] = (role,) if role == "gateway" else (role, *_COMPUTE.values())
+    for one in roles:
+        place = place_of(name, service=service, group=group, role=one, revision=revision)
+        if place is not None:
+            return one, place
+    return None
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time that planning wrote; one that cannot be read is long past."""
+    return from_time(text) if text else None
 
 
 def observe_scalers(cache: Snapshot, namespace: str, service: str) -> tuple[ObservedScaler, ...]:
@@ -204,12 +240,14 @@ def _published(raw: Manifest | None, key: str) -> PublishedMap | None:
         else:
             members = (member["uid"] for member in document.get("members", ()))
         names = frozenset(members)
+        is_combined = document.get("combined") is True
     except (ValueError, LookupError, TypeError, AttributeError):
         return PublishedMap(digest="")
     since = annotations.get(meta.ANNOTATION_PUBLISHED)
     return PublishedMap(
         digest=annotations.get(meta.ANNOTATION_MAP_DIGEST, ""),
         members=names,
+        is_combined=is_combined,
         since=from_time(since) if since else None,
     )
 

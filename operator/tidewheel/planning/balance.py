@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _ROUNDING = 1e-9
 
@@ -70,6 +70,38 @@ def step_balance(prefill: RoleState, decode: RoleState, *, max_skew: float) -> t
             -pair[0],
         ),
     )
+
+
+def step_combined(
+    prefill: RoleState, decode: RoleState, *, is_combined: bool, max_skew: float
+) -> tuple[int, int]:
+    """How many take requests of a group that is combined, or shall be: (0, n) where decodes compute the prompts, too.
+
+    The change is made in one map, both ways, and by whoever takes over being there first:
+
+    - to be combined, prefills serve on, and nobody's ratio moves, until the decodes that the group lacks are ready;
+    - to be divided, decodes serve on by themselves, and none leaves, until the prefills that the group lacks are ready. Then
+      it is balanced as a new group is (`step_balance`), and so starts within `max_skew`, or as near as it can.
+
+    Whoever cannot come is not waited for, since what the others set free may be what it waits for. So there is a decode at
+    every step if there was one, and a prefill wherever the group is not combined.
+
+    Args:
+        prefill: `wanted` is 0 where the group shall be combined.
+        decode: of the group.
+        is_combined: whether it is combined now.
+        max_skew: bound of `step_balance`.
+    """
+    if not prefill.wanted:
+        serves_apart = not is_combined and prefill.routed and decode.routed
+        if serves_apart and decode.coming and decode.ready < decode.wanted:
+            return prefill.routed, decode.routed
+        return 0, decode.goal
+    if prefill.coming and prefill.ready < prefill.wanted:
+        return 0, max(decode.goal, min(decode.routed, decode.ready))
+    if not prefill.goal:
+        return 0, decode.goal
+    return step_balance(replace(prefill, routed=0), replace(decode, routed=0), max_skew=max_skew)
 
 
 def _pairs(prefill: RoleState, decode: RoleState) -> Iterator[tuple[int, int]]:

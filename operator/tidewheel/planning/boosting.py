@@ -59,7 +59,11 @@ def step_boosting(
     allocation = spec.allocation
     if allocation is None or spec.suspend:
         return NO_BOOSTS
-    without = {name: target for name, target in targets_of(spec, planned).items() if target.groups}
+    without = {
+        name: target
+        for name, target in targets_of(spec, planned).items()
+        if target.groups and not (target.is_combined and allocation.role == "prefill")
+    }
     serving = [
         name
         for name, target in without.items()

@@ -65,6 +65,8 @@ class Facts:
     refusals: tuple[Refusal, ...]
     #: Groups whose pods of one role stay until those that come for them are ready.
     changing_groups: tuple[str, ...] = ()
+    #: For people: pods that change their role.
+    flipping: tuple[str, ...] = ()
     #: For people: scenarios with groups of their own of which none serves.
     scenarios_down: tuple[str, ...] = ()
 
@@ -135,7 +137,11 @@ def _ready(facts: Facts, past: Sequence[Condition]) -> Verdict:
     if not _has_served(past):
         return "False", Reason.STARTING, f"{facts.ready_pods} of {facts.wanted_pods} pods are ready"
     if not facts.serving_groups:
-        return "False", Reason.NO_GROUP_READY, "no group has both a ready prefill and a ready decode pod"
+        return (
+            "False",
+            Reason.NO_GROUP_READY,
+            "no group has the ready pods that a request needs: a prefill and a decode, or a decode where it is combined",
+        )
     return "False", Reason.GATEWAY_NOT_READY, "no gateway pod is ready"
 
 
@@ -155,6 +161,8 @@ def _progressing(facts: Facts) -> Verdict:
     if facts.is_rolling_out:
         updated = _count(facts.updated_groups, facts.wanted_groups, "group")
         return "True", Reason.ROLLING_OUT, f"{updated} are of revision {facts.revision}"
+    if facts.flipping:
+        return "True", Reason.SCALING, "; ".join(facts.flipping)
     if facts.leaving_pods:
         return "True", Reason.SCALING, f"pods that finish their last requests: {facts.leaving_pods}"
     if facts.is_scaling or facts.ready_pods < facts.wanted_pods:

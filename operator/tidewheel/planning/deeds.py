@@ -9,9 +9,9 @@ from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.decisions import Deed
 from tidewheel.planning.faults import trouble_of
 from tidewheel.planning.intent import Departure
-from tidewheel.planning.members import Joining
 from tidewheel.planning.names import gateway_name, member_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
+from tidewheel.planning.staffing import Joining
 from tidewheel.planning.status import Progress
 
 
@@ -19,6 +19,7 @@ def deeds_of(seen: ObservedService, progress: Progress, departures: Sequence[Dep
     """The deeds of one plan, in the order in which they are done."""
     yield from _groups_created(progress)
     yield from _members_joining(progress)
+    yield from _members_flipping(progress)
     yield from _gateways_joining(seen, progress)
     yield from _departures(progress, departures)
 
@@ -56,6 +57,28 @@ def _members_joining(progress: Progress) -> Iterator[Deed]:
                     reason=Reason.SCALING,
                     message=f"{name} joins {one.group.name}: its ratio is to be {one.size} ({reasons[one.group.scenario]})",
                 )
+
+
+def _members_flipping(progress: Progress) -> Iterator[Deed]:
+    reasons = {scenario.name: scenario.target.reason for scenario in progress.scenarios}
+    for one in progress.staffed:
+        step, flip = one.flips, one.flips.flip
+        if flip is not None and step.mark is not None:
+            yield Deed(
+                action="FlipMember",
+                reason=Reason.SCALING,
+                message=(
+                    f"{flip.giver} pod {step.mark.name} of {one.group.name} is to become a {flip.taker} pod: it is warm, which "
+                    f"saves the start-up; the ratio is to be {flip.asked} ({reasons[one.group.scenario]})"
+                ),
+            )
+        for pod in step.arrived:
+            was = "decode" if pod.role == "prefill" else "prefill"
+            yield Deed(
+                action="FlippedMember",
+                reason=Reason.SCALING,
+                message=f"flipped {was} pod {pod.name} of {one.group.name} to {pod.role}: its model stayed loaded",
+            )
 
 
 def _gateways_joining(seen: ObservedService, progress: Progress) -> Iterator[Deed]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tidewheel.planning.members import Joining, staff
 from tidewheel.planning.observed import ObservedPod
 from tidewheel.planning.rolling import roll
+from tidewheel.planning.staffing import Joining, staff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ class Group:
     #: Whom it serves.
     scenario: str = DEFAULT_SCENARIO
     pods: tuple[ObservedPod, ...] = ()
+    #: Whether its rank table says that its decodes compute the prompts, too.
+    is_combined: bool = False
 
     def of_role(self, role: Role) -> tuple[ObservedPod, ...]:
         """Its pods of one role, leaving ones included."""
@@ -38,8 +40,13 @@ class Group:
 
     @property
     def serves(self) -> bool:
-        """Whether a request finds a prefill and a decode."""
-        return all(self.ready(role) for role in COMPUTE_ROLES)
+        """Whether a request finds a prefill and a decode, or a decode that does both."""
+        return all(self.ready(role) for role in self.needed_roles)
+
+    @property
+    def needed_roles(self) -> tuple[Role, ...]:
+        """Those without which it does not serve."""
+        return ("decode",) if self.is_combined else COMPUTE_ROLES
 
     @property
     def is_leaving(self) -> bool:
@@ -69,8 +76,8 @@ class GroupStep:
     create: tuple[Group, ...]
 
 
-def groups_of(pods: Iterable[ObservedPod]) -> tuple[Group, ...]:
-    """The groups that the pods form, by name."""
+def groups_of(pods: Iterable[ObservedPod], combined: Collection[str] = ()) -> tuple[Group, ...]:
+    """The groups that the pods form, by name; `combined` has the names of those whose rank tables say so."""
     members: Mapping[str, list[ObservedPod]] = defaultdict(list)
     for pod in pods:
         if pod.role != "gateway":
@@ -82,6 +89,7 @@ def groups_of(pods: Iterable[ObservedPod]) -> tuple[Group, ...]:
             ordinal=group_ordinal(name),
             scenario=pods[0].scenario,
             pods=tuple(pods),
+            is_combined=name in combined,
         )
         for name, pods in sorted(members.items())
     )

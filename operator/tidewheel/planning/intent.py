@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from tidewheel.api.pdservice import PDServiceSpec, PDServiceStatus
 from tidewheel.api.ranktable import RankTable, Role, Routes
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
+from tidewheel.planning.names import Place
 from tidewheel.planning.observed import ObservedPod
 from tidewheel.planning.plan import EventNote
 
@@ -36,6 +38,19 @@ class Departure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Marking:
+    """What a pod says of its role from now on; nothing of it changes what the pod runs."""
+
+    pod: ObservedPod
+    #: Its place in the new role, if it gets that now.
+    turned: tuple[Role, Place] | None = None
+    #: The role it is to take later.
+    flips_to: Role | None = None
+    #: When that, or the new role, began; None once it is over.
+    began: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Children:
     """The children that are not pods, and the pods to create."""
 
@@ -62,6 +77,7 @@ class Intent:
     #: None: leave all children as they are.
     children: Children | None = None
     departures: tuple[Departure, ...] = ()
+    markings: tuple[Marking, ...] = ()
     status: PDServiceStatus | None = None
     events: tuple[EventNote, ...] = ()
     look_again_in: float | None = None

@@ -1,43 +1,23 @@
-"""Members of a group, or gateways of a revision: who holds which place, who leaves it, and who takes it next."""
+"""Members of a group: the staffing of both roles, and who of them takes requests while their numbers change."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
-from tidewheel.planning.balance import RoleState, step_balance
-from tidewheel.planning.faults import may_be_replaced, trouble_of
+from tidewheel.planning.balance import RoleState, step_balance, step_combined
+from tidewheel.planning.faults import trouble_of
+from tidewheel.planning.flips import Flip, FlipStep, free_place
 from tidewheel.planning.groups import COMPUTE_ROLES, Group
+from tidewheel.planning.intent import Marking
 from tidewheel.planning.names import Place
 from tidewheel.planning.observed import ObservedPod
+from tidewheel.planning.staffing import Joining, Staffing, keep_longest, staff
 from tidewheel.planning.targets import Size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joining:
-    """A pod to create."""
-
-    place: Place
-    #: Whom it substitutes; None for one that was not there before.
-    replaces: ObservedPod | None = None
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staffing:
-    """The pods of one role: who stays, who leaves, who joins."""
-
-    stay: tuple[ObservedPod, ...] = ()
-    #: Those to take out of every map and then delete, with the reason.
-    leave: tuple[tuple[ObservedPod, str], ...] = ()
-    join: tuple[Joining, ...] = ()
-    #: Time until a failed pod's substitute may come.
-    wait: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +32,27 @@ class StaffedGroup:
     roles: Mapping[Role, Staffing]
     #: Those that take requests: the ready ones, but for those in reserve while the ratio changes.
     serving: tuple[ObservedPod, ...] = ()
+    #: What comes next for those of its pods that change their role.
+    flips: FlipStep = field(default_factory=FlipStep)
+    #: Whether its decodes compute the prompts, too, from now on.
+    is_combined: bool = False
 
     @property
     def stay(self) -> tuple[ObservedPod, ...]:
-        """Its members, prefills first."""
-        return tuple(pod for role in COMPUTE_ROLES for pod in self.roles[role].stay)
+        """Its pods that do not go, prefills first, and last the one that changes its role."""
+        leaver = self._leaver
+        flipping = (leaver,) if leaver is not None else ()
+        return (*(pod for role in COMPUTE_ROLES for pod in self.roles[role].stay), *flipping)
+
+    @property
+    def members(self) -> tuple[ObservedPod, ...]:
+        """Those that the rank table names."""
+        flip = self.flips.flip
+        return tuple(pod for pod in self.stay if flip is None or pod is not flip.leaver or flip.in_ranks)
+
+    @property
+    def _leaver(self) -> ObservedPod | None:
+        return self.flips.flip.leaver if self.flips.flip is not None else None
 
     @property
     def has_surplus(self) -> bool:
@@ -84,10 +80,12 @@ def staff_group(
     routed: Collection[str],
     max_skew: float = 0.0,
     refused: bool = False,
+    flips: FlipStep | None = None,
 ) -> StaffedGroup:
     """Staffs both roles to `size`, and says who takes requests while they are on their way there.
 
-    Without a spec or a size those who are well stay and nobody joins.
+    Without a spec or a size those who are well stay and nobody joins. What is to come by a flip is not created, and those
+    who are to flip stay until it is their turn.
 
     Args:
         group: as it is.
@@ -97,41 +95,109 @@ def staff_group(
         routed: names of the pods that gateways know.
         max_skew: bound of `step_balance`.
         refused: whether the API server lets no new pods in.
+        flips: what comes next for those that change their role.
     """
-    if spec is None or size is None:
-        left = {
-            role: staff(pods := group.of_role(role), len(pods), now=now, routed=routed)
-            for role in COMPUTE_ROLES
-        }
-        roles = {role: replace(staffing, join=()) for role, staffing in left.items()}
-        well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
-        return StaffedGroup(group=group, spec=None, size=None, roles=roles, serving=well)
+    flips = flips or FlipStep()
+    flip, stuck = flips.flip, flips.stuck
 
-    crew = {role: group.of_role(role) for role in COMPUTE_ROLES}
+    def staffed(role: Role, wanted: int | None = None) -> Staffing:
+        pods = tuple(pod for pod in group.of_role(role) if flip is None or pod is not flip.leaver)
+        return staff(
+            pods,
+            len(pods) if wanted is None else wanted,
+            now=now,
+            routed=routed,
+            stuck=stuck,
+            named=_names(group, role),
+        )
+
+    if spec is None or size is None:
+        roles = {role: replace(staffed(role), join=()) for role in COMPUTE_ROLES}
+        well = tuple(pod for staffing in roles.values() for pod in staffing.stay if pod.ready)
+        return StaffedGroup(
+            group=group,
+            spec=None,
+            size=None,
+            roles=roles,
+            serving=well,
+            flips=flips,
+            is_combined=group.is_combined,
+        )
+
     states = {
         role: _state_of(
-            staff(pods, len(pods), now=now, routed=routed), size.of(role), routed, refused=refused
+            staffed(role),
+            size.of(role),
+            routed,
+            refused=refused,
+            flips=flip is not None and role == flip.taker,
         )
-        for role, pods in crew.items()
+        for role in COMPUTE_ROLES
     }
-    balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    if size.prefill and not group.is_combined:
+        balanced = step_balance(states["prefill"], states["decode"], max_skew=max_skew)
+    else:
+        balanced = step_combined(
+            states["prefill"], states["decode"], is_combined=group.is_combined, max_skew=max_skew
+        )
     serve = dict(zip(COMPUTE_ROLES, balanced, strict=True))
     roles = {
-        role: staff(pods, max(size.of(role), serve[role]), now=now, routed=routed)
-        for role, pods in crew.items()
+        role: staffed(role, max(_without_flips(role, size.of(role), flip, routed), serve[role]))
+        for role in COMPUTE_ROLES
     }
     serving = [
         pod
         for role, staffing in roles.items()
-        for pod in sorted((pod for pod in staffing.stay if pod.ready), key=_keep_longest(routed))[
+        for pod in sorted((pod for pod in staffing.stay if pod.ready), key=keep_longest(routed))[
             : serve[role]
         ]
     ]
-    return StaffedGroup(group=group, spec=spec, size=size, roles=roles, serving=tuple(serving))
+    return StaffedGroup(
+        group=group,
+        spec=spec,
+        size=size,
+        roles=roles,
+        serving=tuple(serving),
+        flips=flips,
+        is_combined=serve["prefill"] == 0 and (group.is_combined or size.prefill == 0),
+    )
 
 
-def _state_of(well: Staffing, wanted: int, routed: Collection[str], *, refused: bool) -> RoleState:
-    """Where a role stands, by those of its members that have not failed."""
+def markings_of(staffed: StaffedGroup, *, now: datetime) -> Iterator[Marking]:
+    """What the pods of a group that change their role say of it from now on."""
+    step, flip = staffed.flips, staffed.flips.flip
+    if flip is not None and step.mark is not None:
+        yield Marking(pod=step.mark, flips_to=flip.taker, began=now)
+    if flip is not None and step.turn is not None:
+        coming = [joining.place.ordinal for joining in staffed.roles[flip.taker].join]
+        place = free_place(staffed.group, flip.taker, coming)
+        yield Marking(pod=step.turn, turned=(flip.taker, place), began=now)
+    for pod in (*step.unmark, *step.arrived):
+        yield Marking(pod=pod)
+
+
+def _without_flips(role: Role, size: int, flip: Flip | None, routed: Collection[str]) -> int:
+    """How many pods a role has beside the one whose turn it is: what flips bring later is not created, nor is it deleted."""
+    if flip is None:
+        return size
+    if role == flip.taker:
+        return flip.asked.of(role) - flip.pods
+    if flip.leaver is None:
+        return max(flip.asked.of(role) + flip.pods, size)
+    return max(flip.asked.of(role) + flip.pods - 1, size - (flip.leaver.name in routed))
+
+
+def _names(group: Group, role: Role) -> Iterator[Place]:
+    """Places of a role whose names are taken by pods that are elsewhere now."""
+    for pod in group.pods:
+        if pod.born is not None and pod.born[0] == role:
+            yield pod.born[1]
+
+
+def _state_of(
+    well: Staffing, wanted: int, routed: Collection[str], *, refused: bool, flips: bool
+) -> RoleState:
+    """Where a role stands, by those of its members that have not failed; a pod that flips to it needs no room."""
     ready = [pod for pod in well.stay if pod.ready]
     troubles = [trouble_of(pod) for pod in well.stay if not pod.ready]
     unplaced = any(trouble is not None and trouble.reason == Reason.UNSCHEDULABLE for trouble in troubles)
@@ -139,72 +205,5 @@ def _state_of(well: Staffing, wanted: int, routed: Collection[str], *, refused: 
         routed=sum(pod.name in routed for pod in ready),
         ready=len(ready),
         wanted=wanted,
-        coming=not (unplaced or refused),
+        coming=flips or not (unplaced or refused),
     )
-
-
-def _keep_longest(routed: Collection[str]) -> Callable[[ObservedPod], tuple[bool, bool, int, int]]:
-    """Order of those that stay: the ready ones, those in a map, the oldest."""
-    return lambda pod: (not pod.ready, pod.name not in routed, pod.ordinal, pod.incarnation)
-
-
-def staff(
-    pods: Sequence[ObservedPod], wanted: int, *, now: datetime, routed: Collection[str] = ()
-) -> Staffing:
-    """Brings one role to `wanted` members at the least cost (P/D-Serve §3.4).
-
-    A failed pod leaves and one substitute takes its place under a new name; everyone else serves on. What the
-    substitute is called follows from the pods there are, so planning twice creates one pod. Surplus members
-    leave with those first that do not serve, are in no map (`routed` has the names of those that are), or are
-    the youngest. A pod that is being deleted, by whomever, has left already.
-    """
-    leave: list[tuple[ObservedPod, str]] = []
-    wait: timedelta | None = None
-    present: list[ObservedPod] = []
-    gone: dict[int, ObservedPod] = {}
-    last: dict[int, int] = defaultdict(lambda: -1)
-    for pod in pods:
-        last[pod.ordinal] = max(last[pod.ordinal], pod.incarnation)
-        if pod.deleting:
-            gone[pod.ordinal] = pod
-            continue
-        remaining = may_be_replaced(pod, now=now)
-        if remaining is None:
-            present.append(pod)
-        elif remaining > timedelta(0):
-            wait = remaining if wait is None else min(wait, remaining)
-            present.append(pod)
-        else:
-            gone[pod.ordinal] = pod
-            leave.append((pod, _why_failed(pod)))
-
-    stay: list[ObservedPod] = []
-    held: set[int] = set()
-    for pod in sorted(present, key=_keep_longest(routed)):
-        if pod.ordinal in held:
-            leave.append((pod, "its place is held by another pod"))
-        elif len(stay) == wanted:
-            leave.append((pod, "the role has more pods than asked for"))
-        else:
-            stay.append(pod)
-            held.add(pod.ordinal)
-
-    vacant = sorted(ordinal for ordinal in gone if ordinal not in held)
-    free = (ordinal for ordinal in range(wanted + len(pods)) if ordinal not in held and ordinal not in gone)
-    join: list[Joining] = []
-    for _ in range(wanted - len(stay)):
-        if vacant:
-            ordinal = vacant.pop(0)
-            why = _why_failed(gone[ordinal])
-            join.append(Joining(place=Place(ordinal, last[ordinal] + 1), replaces=gone[ordinal], why=why))
-        else:
-            join.append(Joining(place=Place(next(free), 0)))
-    stay.sort(key=lambda pod: pod.ordinal)
-    return Staffing(stay=tuple(stay), leave=tuple(leave), join=tuple(join), wait=wait)
-
-
-def _why_failed(pod: ObservedPod) -> str:
-    if pod.deleting:
-        return f"{pod.name} is being deleted"
-    trouble = trouble_of(pod)
-    return f"{pod.name} failed: {trouble.message}" if trouble else f"{pod.name} failed"

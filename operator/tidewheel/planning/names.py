@@ -45,7 +45,12 @@ def gateway_name(service: str, revision: str, place: Place) -> str:
 def place_of(name: str, *, service: str, group: str, role: Role, revision: str) -> Place | None:
     """The place a pod's name stands for, or None if the name is none of ours."""
     prefix = f"{service}-gateway-{revision}-" if role == "gateway" else f"{group}-{role}-"
-    if not name.startswith(prefix) or (match := _PLACE.fullmatch(name[len(prefix) :])) is None:
+    return read_place(name[len(prefix) :]) if name.startswith(prefix) else None
+
+
+def read_place(text: str) -> Place | None:
+    """What `str` made of a place, or None if it is no such text."""
+    if (match := _PLACE.fullmatch(text)) is None:
         return None
     return Place(int(match["ordinal"]), int(match["incarnation"] or 0))
 

@@ -12,6 +12,7 @@ from tidewheel.api.ranktable import Role
 from tidewheel.api.scaler import PDServiceScalerSpec, PDServiceScalerStatus
 from tidewheel.api.scenarios import DEFAULT_SCENARIO
 from tidewheel.planning.load.window import Window
+from tidewheel.planning.names import Place
 from tidewheel.planning.plan import Refusal
 
 
@@ -59,6 +60,8 @@ class ObservedPod:
     node_fault: NodeFault | None = None
     #: It runs and takes requests.
     ready: bool = False
+    #: Since when.
+    ready_since: datetime | None = None
     #: It has a deletionTimestamp: it finishes its requests and goes.
     deleting: bool = False
     restarts: int = 0
@@ -74,6 +77,14 @@ class ObservedPod:
     failed_message: str = ""
     #: The digest of the map it was last told of.
     map_digest: str = ""
+    #: Whether its process can take the other compute role with the model loaded.
+    may_flip: bool = False
+    #: The role it is to take once it has left its own.
+    flips_to: Role | None = None
+    #: When it was marked for that, or, if it is not marked any more, got its new role and has not been seen ready since.
+    flip_began: datetime | None = None
+    #: What its name stands for, where it has another role or place by now.
+    born: tuple[Role, Place] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,8 @@ class PublishedMap:
     digest: str
     #: The uids (rank table) or names (routes) of the pods it sends others to.
     members: frozenset[str] = frozenset()
+    #: Of a rank table: whether the group's decodes compute the prompts, too.
+    is_combined: bool = False
     #: When this content was first published.
     since: datetime | None = None
 

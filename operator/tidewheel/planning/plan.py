@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tidewheel.api.manifest import Manifest, Resource
@@ -24,17 +24,19 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """Annotations to set on one object by a merge patch, leaving all its other fields to their owners.
+    """Annotations and labels to set on one object by one merge patch, leaving all its other fields to their owners.
 
     A planner uses it to tell a kubelet that a mounted map changed: an annotated pod is synced at once,
-    while an untouched one would see the change up to a minute later.
+    while an untouched one would see the change up to a minute later; and to give a running pod another role.
     """
 
     resource: Resource
     namespace: str
     name: str
     uid: str
-    annotations: Mapping[str, str]
+    #: None takes one away.
+    annotations: Mapping[str, str | None]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,13 @@ def rank_table(
     members: Iterable[ObservedPod],
     complete: bool,
     published: bool,
+    combined: bool = False,
 ) -> RankTable | None:
     """The table a group should have, or None while it cannot have one.
 
     The first is published when the group is `complete` and every member has an address. After that the table
     follows the members that have one: a failed member leaves it at once, its substitute joins when it can be
-    reached, and the others keep their ranks throughout.
+    reached, and the others keep their ranks throughout. With `combined` it says that decodes serve without prefills.
     """
     staying = sorted(members, key=lambda pod: (pod.role != "prefill", pod.ordinal))
     reachable = [pod for pod in staying if pod.ip]
@@ -32,6 +33,7 @@ def rank_table(
         group=group,
         revision=revision,
         members=tuple(_member(pod) for pod in reachable),
+        combined=combined,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from tidewheel.api.ranktable import Backend, RouteGroup, Routes
@@ -16,10 +16,13 @@ def routes_to(
     service: str,
     model: str,
     groups: Iterable[tuple[Group, Sequence[ObservedPod]]],
+    combined: Collection[str] = (),
     gateways: int = 1,
     scenarios: Sequence[Scenario] = (),
 ) -> Routes:
     """The members that take requests of those groups that have a prefill and a decode; a group without is left out.
+
+    Of a combined group the decodes are enough, and no prefill is told of: one that joins it waits until the group is divided.
 
     A scenario's requests go to its groups and those of nobody else's; without groups of its own, and, if it is to be
     so, while none of them is in the routes, to the groups for everybody. Where no scenario has groups, all serve all.
@@ -28,6 +31,7 @@ def routes_to(
         service: the service's name.
         model: the name it is served under.
         groups: each with its ready members that take requests.
+        combined: the names of those whose decodes compute the prompts, too.
         gateways: how many share them.
         scenarios: in the order in which they match.
     """
@@ -36,8 +40,10 @@ def routes_to(
     for group, members in sorted(groups, key=lambda one: one[0].name):
         prefill = _backends(pod for pod in members if pod.role == "prefill")
         decode = _backends(pod for pod in members if pod.role == "decode")
-        if prefill and decode:
-            routed.append(RouteGroup(name=group.name, prefill=prefill, decode=decode))
+        is_combined = group.name in combined
+        if decode and (prefill or is_combined):
+            prefill = () if is_combined else prefill
+            routed.append(RouteGroup(name=group.name, combined=is_combined, prefill=prefill, decode=decode))
             by_scenario.setdefault(group.scenario, []).append(group.name)
     is_divided = any(scenario.groups is not None for scenario in scenarios)
     everybodys = tuple(by_scenario.get(DEFAULT_SCENARIO, ())) if is_divided else None

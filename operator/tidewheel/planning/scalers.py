@@ -65,6 +65,12 @@ def judge_scaler(
     if spec.scaling.mode == "Auto":
         message = f"PDService {asked.service} scales itself: spec.scaling.mode is Auto; set Off or Advise, or delete this"
         return Verdict(is_active=False, reason=Reason.SCALED_BY_OPERATOR, message=message)
+    if target.is_combined and asked.role == "prefill":
+        message = (
+            f"scenario {asked.scenario} of PDService {asked.service} has no prefill pods, as its disaggregation is Never; "
+            "scale decode, set disaggregation to Always, or delete this"
+        )
+        return Verdict(is_active=False, reason=Reason.SCENARIO_IS_COMBINED, message=message)
     same = [one for one in scalers if _drives(one) == _drives(scaler)]
     first = min(same, key=_seniority, default=scaler)
     if first.uid != scaler.uid:

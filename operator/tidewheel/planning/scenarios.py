@@ -23,6 +23,8 @@ class ScenarioStep:
     groups: tuple[Group, ...] = ()
     #: Of the groups to keep, by name; those of a revision that nothing is known of are left out.
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    #: The same without what is held back until others are ready: what they should have in the end.
+    asked: Mapping[str, Size] = field(default_factory=dict)
 
 
 def step_scenarios(
@@ -35,12 +37,13 @@ def step_scenarios(
     records: Mapping[str, PDServiceSpec],
     planned: Mapping[str, Target],
     refused: bool = False,
+    without_room: Collection[str] = (),
 ) -> tuple[ScenarioStep, ...]:
     """The next step of each scenario: `default` first, then as in the spec, then those the spec no longer has.
 
     Groups of an old revision keep the numbers of the spec they were made from until they are replaced, unless a planner
     decides the numbers: then they follow it, too. Where pods move from group to group, because there shall be more or fewer
-    groups, none goes before those that come instead are ready, unless these are in trouble.
+    groups, none goes before those that come instead are ready, unless these are in trouble or wait for its devices.
 
     Args:
         groups: all that there are.
@@ -51,6 +54,7 @@ def step_scenarios(
         records: the specs of older revisions.
         planned: targets that replace those of the spec.
         refused: whether the API server lets no new pods in.
+        without_room: the scenarios in which somebody waits for devices that others hold.
     """
     targets = dict(targets_of(spec, planned))
     for name in sorted({group.scenario for group in groups} - targets.keys()):
@@ -73,12 +77,15 @@ def step_scenarios(
         step = step_groups(ours, target, rollout=spec.rollout, revision=revision, routed=routed, new=new)
         current = [group for group in step.keep if group.revision == revision]
         sizes = dict(sizes_of(target, current))
-        waiting = awaited(current, sizes, refused=refused)
+        asked = dict(sizes)
+        waiting = awaited(current, sizes, refused=refused or name in without_room)
         sizes = dict(held_sizes(current, sizes, waiting, routed=routed))
         if waiting:
             step, held = _hold(step, revision, routed)
             sizes |= {
-                group.name: Size(prefill=group.ready("prefill"), decode=group.ready("decode"))
+                group.name: Size(
+                    prefill=0 if group.is_combined else group.ready("prefill"), decode=group.ready("decode")
+                )
                 for group in held
             }
         for old in sorted({group.revision for group in step.keep} - {revision}):
@@ -87,7 +94,11 @@ def step_scenarios(
             if was is not None:
                 kept = [group for group in step.keep if group.revision == old]
                 sizes |= sizes_of(was if was.groups else target, kept, grows=False)
-        steps.append(ScenarioStep(name=name, target=target, step=step, groups=ours, sizes=sizes))
+        steps.append(
+            ScenarioStep(
+                name=name, target=target, step=step, groups=ours, sizes=sizes, asked={**sizes, **asked}
+            )
+        )
     return tuple(steps)
 
 
@@ -112,8 +123,8 @@ def _free_ordinals(groups: Collection[Group], revision: str) -> Iterator[int]:
         ordinal += 1
 
 
-def all_kept(steps: Sequence[ScenarioStep]) -> Iterator[tuple[Group, Size | None]]:
-    """Every group that stays or comes, with its size as far as it is known."""
+def all_kept(steps: Sequence[ScenarioStep]) -> Iterator[tuple[Group, Size | None, Size | None]]:
+    """Every group that stays or comes, with its size now and in the end as far as they are known."""
     for one in steps:
         for group in one.step.keep:
-            yield group, one.sizes.get(group.name)
+            yield group, one.sizes.get(group.name), one.asked.get(group.name)

@@ -18,7 +18,7 @@ from tidewheel.planning.conditions import Facts, judge, judge_unbuildable
 from tidewheel.planning.decisions import shorten
 from tidewheel.planning.faults import Trouble, trouble_of
 from tidewheel.planning.gateways import GatewayStep
-from tidewheel.planning.groups import COMPUTE_ROLES, Group
+from tidewheel.planning.groups import Group
 from tidewheel.planning.members import StaffedGroup
 from tidewheel.planning.observed import ObservedPod, ObservedService, PublishedMap
 from tidewheel.planning.plan import EventNote
@@ -61,7 +61,8 @@ class Progress:
         """Prefill to decode pods in the first group for everybody, or, without one, as the spec has it."""
         target = next(one.target for one in self.scenarios if one.name == DEFAULT_SCENARIO)
         if not target.groups:
-            return f"{self.spec.prefill.replicas}:{self.spec.decode.replicas}"
+            prefill = 0 if target.is_combined else self.spec.prefill.replicas
+            return f"{prefill}:{self.spec.decode.replicas}"
         return f"{target.share('prefill', 0)}:{target.share('decode', 0)}"
 
     @property
@@ -174,6 +175,7 @@ def facts_of(seen: ObservedService, progress: Progress) -> Facts:
         replacing=tuple(_replacing(progress)),
         troubles=tuple(_troubles(members)),
         refusals=seen.refusals,
+        flipping=tuple(_flipping(progress)),
         changing_groups=tuple(one.group.name for one in progress.staffed if one.has_surplus),
         scenarios_down=tuple(_scenarios_down(seen, progress)),
     )
@@ -191,7 +193,8 @@ def _scenarios_down(seen: ObservedService, progress: Progress) -> Iterator[str]:
         if one.name in had or was_down:
             falls_back = rule.groups.when_down == "UseDefault"
             does = "the groups for everybody serve it" if falls_back else "its requests wait"
-            yield f"scenario {one.name} has no group with a ready prefill and decode: {does}"
+            lacks = "decode" if one.target.is_combined else "prefill and decode"
+            yield f"scenario {one.name} has no group with a ready {lacks}: {does}"
 
 
 def condition_events(before: PDServiceStatus, after: PDServiceStatus) -> tuple[EventNote, ...]:
@@ -218,11 +221,11 @@ def condition_events(before: PDServiceStatus, after: PDServiceStatus) -> tuple[E
 
 
 def _is_reachable(group: Group, routes: PublishedMap | None) -> bool:
-    """Whether the published routes lead to a ready prefill and a ready decode of the group."""
+    """Whether the published routes lead to a ready prefill and a ready decode of the group; to a decode of a combined one."""
     if routes is None:
         return False
     routed = {pod.role for pod in group.pods if pod.ready and not pod.deleting and pod.name in routes.members}
-    return routed.issuperset(COMPUTE_ROLES)
+    return routed.issuperset(group.needed_roles)
 
 
 def _replacing(progress: Progress) -> Iterator[str]:
@@ -239,6 +242,16 @@ def _replacing(progress: Progress) -> Iterator[str]:
     for pod in progress.gateways.keep:
         if pod.incarnation and not pod.ready:
             yield f"{pod.name} takes its place"
+
+
+def _flipping(progress: Progress) -> Iterator[str]:
+    for one in progress.staffed:
+        flip = one.flips.flip
+        if flip is not None and flip.leaver is not None:
+            yield f"{flip.leaver.name} leaves the role {flip.giver} to become a {flip.taker} pod"
+        for pod in one.stay:
+            if pod.flip_began is not None and pod.flips_to is None:
+                yield f"{pod.name} joins as a {pod.role} pod"
 
 
 def _troubles(pods: Iterable[ObservedPod]) -> Iterator[tuple[str, Trouble]]:

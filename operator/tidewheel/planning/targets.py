@@ -12,7 +12,7 @@ from tidewheel.api.scenarios import DEFAULT_SCENARIO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The pods of one group: its ratio, and its size."""
+    """The pods of one group: its ratio, and its size; without prefills its decodes compute the prompts, too."""
 
     prefill: int
     decode: int
@@ -34,6 +34,8 @@ class Target:
     decode: int
     #: Who wants it so, for people; such as `spec.groups is 2`.
     reason: str
+    #: Whether decodes compute the prompts, too: there are no prefills then, whatever their number says.
+    is_combined: bool = False
 
     def of(self, role: Role) -> int:
         """Pods of that role over all groups."""
@@ -47,11 +49,12 @@ class Target:
         return each + (index < over)
 
     def bounded(self) -> Target:
-        """The nearest target that groups can have: 1 to 64 pods of each role in each."""
+        """The nearest target that groups can have: 1 to 64 pods of each role in each; no prefills if they are combined."""
+        prefill = _between(self.groups, self.prefill, MOST_PODS * self.groups)
         return replace(
             self,
             groups=max(self.groups, 0),
-            prefill=_between(self.groups, self.prefill, MOST_PODS * self.groups),
+            prefill=0 if self.is_combined else prefill,
             decode=_between(self.groups, self.decode, MOST_PODS * self.groups),
         )
 
@@ -65,11 +68,15 @@ def targets_of(spec: PDServiceSpec, planned: Mapping[str, Target] | None = None)
             is left aside: those are served by the default groups. Suspension is the user's alone.
     """
     asked = {
-        DEFAULT_SCENARIO: _of_spec(spec.groups, spec.prefill.replicas, spec.decode.replicas, "spec.groups")
+        DEFAULT_SCENARIO: _of_spec(
+            spec, DEFAULT_SCENARIO, spec.groups, spec.prefill.replicas, spec.decode.replicas, "spec.groups"
+        )
     }
     for scenario in spec.scenarios:
         if (own := scenario.groups) is not None:
             asked[scenario.name] = _of_spec(
+                spec,
+                scenario.name,
                 own.replicas,
                 own.prefill or spec.prefill.replicas,
                 own.decode or spec.decode.replicas,
@@ -93,18 +100,23 @@ def target_for(prefill: int, decode: int, *, groups: int, reason: str, pods_per_
     else it is the nearest that can. So a scenario first grows within its groups, and then by whole ones.
 
     Args:
-        prefill: pods over all groups.
+        prefill: pods over all groups; 0 for combined groups.
         decode: pods over all groups.
         groups: as many as there are.
         reason: of the planner.
         pods_per_group: how large a group may become; a mesh costs every member memory for each peer.
     """
-    if prefill <= 0 or decode <= 0:
+    if decode <= 0:
         return Target(groups=0, prefill=0, decode=0, reason=reason)
+    is_combined = prefill <= 0
     least = max(-(-max(prefill, decode) // MOST_PODS), -(-(prefill + decode) // pods_per_group))
-    most = min(prefill, decode)
+    most = decode if is_combined else min(prefill, decode)
     return Target(
-        groups=max(min(max(groups, 1), most), min(least, most)), prefill=prefill, decode=decode, reason=reason
+        groups=max(min(max(groups, 1), most), min(least, most)),
+        prefill=max(prefill, 0),
+        decode=decode,
+        reason=reason,
+        is_combined=is_combined,
     )
 
 
@@ -131,9 +143,16 @@ def shares(target: Target, present: Mapping[str, Size], *, grows: bool = True) -
     return {name: Size(prefill=size["prefill"], decode=size["decode"]) for name, size in sizes.items()}
 
 
-def _of_spec(groups: int, prefill: int, decode: int, field: str) -> Target:
+def _of_spec(
+    spec: PDServiceSpec, scenario: str, groups: int, prefill: int, decode: int, field: str
+) -> Target:
+    is_combined = spec.disaggregation_of(scenario) == "Never"
     return Target(
-        groups=groups, prefill=groups * prefill, decode=groups * decode, reason=f"{field} is {groups}"
+        groups=groups,
+        prefill=0 if is_combined else groups * prefill,
+        decode=groups * decode,
+        reason=f"{field} is {groups}" + (", and disaggregation Never" if is_combined else ""),
+        is_combined=is_combined,
     )
 
 

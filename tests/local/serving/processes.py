@@ -136,6 +136,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     gateway_environment: Mapping[str, str] = field(default_factory=dict)
     scenarios: Sequence[Mapping[str, Any]] = ()
+    combined: bool = False  # decodes compute the prompts, too
 
     def __post_init__(self) -> None:
         self._network = f"127.{60 + os.getpid() % 100}.{next(_networks)}"
@@ -181,26 +182,45 @@ class Service:
 
     def publish(self) -> tuple[str, str]:
         """Write rank table and routes as the operator would; gives their digests."""
+        return self.publish_ranks(), self.publish_routes()
+
+    def publish_ranks(self) -> str:
+        """The rank table only; gives its digest."""
         members = [
             Member(rank=rank, role=w.role, name=w.name, uid=f"uid-{w.name}", address=w.host)
             for rank, w in enumerate(self.members)
         ]
-        table = RankTable(service="chat", group="g0", revision="r1", members=tuple(members))
+        table = RankTable(
+            service="chat", group="g0", revision="r1", members=tuple(members), combined=self.combined
+        )
+        self._write("ranktable.json", table)
+        return table.digest()
+
+    def publish_routes(self) -> str:
+        """The routes only; gives their digest."""
+        routed = () if self.combined else self.prefill
         group = RouteGroup(
             name="g0",
-            prefill=tuple(Backend(name=w.name, address=w.host) for w in self.prefill),
+            combined=self.combined,
+            prefill=tuple(Backend(name=w.name, address=w.host) for w in routed),
             decode=tuple(Backend(name=w.name, address=w.host) for w in self.decode),
         )
         scenarios = tuple(RouteScenario.model_validate(one) for one in self.scenarios)
         routes = Routes(service="chat", model=MODEL, groups=(group,), scenarios=scenarios)
-        self._write("ranktable.json", table)
         self._write("routes.json", routes)
-        return table.digest(), routes.digest()
+        return routes.digest()
 
     def add_decode(self) -> Worker:
         """One more member, published and started."""
-        worker = self._worker("decode", len(self.decode))
-        self.decode.append(worker)
+        return self._add("decode", self.decode)
+
+    def add_prefill(self) -> Worker:
+        """One more member, published and started; in a combined group no gateway hears of it yet."""
+        return self._add("prefill", self.prefill)
+
+    def _add(self, role: str, workers: list[Worker]) -> Worker:
+        worker = self._worker(role, len(workers))
+        workers.append(worker)
         self.publish()
         worker.start()
         worker.wait_ready()

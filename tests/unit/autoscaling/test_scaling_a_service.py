@@ -198,13 +198,19 @@ def test_groups_come_only_when_the_ones_there_are_would_be_too_large():
         st.tuples(st.floats(0, 12), st.floats(1, 1500), st.floats(1, 400)), min_size=1, max_size=3
     ),
     budget=st.integers(2, 12),
+    least=st.tuples(st.integers(1, 2), st.integers(1, 2)),
 )
-def test_whatever_comes_the_budget_holds_and_each_role_has_a_pod(loads, budget):
-    loaded = world(scaling={"deviceBudget": budget, "holdSeconds": 30})
+def test_whatever_comes_the_budget_holds_and_each_role_has_its_least(loads, budget, least):
+    if sum(least) > budget:
+        least = (1, 1)
+    bounds = {role: {"min": few} for role, few in zip(("prefill", "decode"), least, strict=True)}
+    loaded = world(scaling={"deviceBudget": budget, "holdSeconds": 30, **bounds})
+    assert loaded.numbers == least, "from the beginning"
     for load in loads:
         loaded.carry(default=load)
-        assert sum(loaded.numbers) <= max(budget, 2)
-        assert min(loaded.numbers) >= 1
+        assert sum(loaded.numbers) <= budget
+        for number, few in zip(loaded.numbers, least, strict=True):
+            assert number >= few
 
 
 def test_a_budget_that_holds_not_one_of_each_takes_no_scenario_away():
@@ -226,3 +232,94 @@ def test_a_budget_that_binds_says_so():
     assert sum(loaded.numbers) == 4
     assert loaded.found["default"]["reason"] in ("BudgetBinds", "BudgetTooSmall")
     assert "budget" in loaded.found["default"]["message"]
+
+
+#: So little that a pod of each role would be idle most of the time.
+QUIET = (0.2, 100.0, 20.0)
+#: Long answers beside many prompts, which would slow them down beyond what is promised.
+BOTH = (6.0, 1000.0, 300.0)
+
+
+def ways(loaded: LoadedWorld) -> set[tuple[bool, bool]]:
+    """Of the groups in the routes: whether each is combined, and whether it has prefills there."""
+    return {(group.combined, bool(group.prefill)) for group in loaded.routes().groups}
+
+
+def test_a_planner_that_may_choose_combines_a_quiet_scenario_and_divides_it_when_it_is_busy():
+    loaded = world(disaggregation="Auto", scaling={"holdSeconds": 0}, slo={"ttftMs": 2000, "tpotMs": 25})
+    loaded.carry(3, default=QUIET)
+    assert loaded.numbers == (1, 1), "it waits for four windows"
+    loaded.carry(2, default=QUIET)
+    assert (loaded.numbers, ways(loaded)) == ((0, 1), {(True, False)})
+    assert loaded.service["status"]["ratio"] == "0:1"
+    assert any("Combines" in message and "1 decode to 0 and 1" in message for message in loaded.told("Scale"))
+    windows = 0
+    while loaded.numbers[0] == 0:
+        assert ways(loaded) == {(True, False)}
+        loaded.carry(1, default=BOTH)
+        windows += 1
+        assert windows <= 12
+    assert windows >= 4, "it waits for as many to go back"
+    assert ways(loaded) == {(False, True)}
+    assert loaded.found["default"]["reason"] == "Divides"
+    assert "no number that do both" in loaded.found["default"]["message"]
+
+
+def test_an_operator_that_begins_anew_goes_on_counting_the_windows_of_a_choice():
+    loaded, twin = world(disaggregation="Auto"), world(disaggregation="Auto")
+    for one in (loaded, twin):
+        one.carry(2, default=QUIET)
+    loaded.restart_operator()
+    for one in (loaded, twin):
+        one.carry(2, default=QUIET)
+    assert loaded.numbers == twin.numbers == (0, 1)
+
+
+def test_combined_groups_stay_so_when_what_was_learnt_is_gone():
+    loaded = world(disaggregation="Auto")
+    loaded.carry(4, default=QUIET)
+    assert loaded.numbers == (0, 1)
+    found = loaded.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
+    found["data"]["memory.json"] = '{"schema": 99}'
+    loaded.put(found, CONFIG_MAPS)
+    loaded.settle()
+    assert (loaded.numbers, ways(loaded)) == ((0, 1), {(True, False)})
+    assert loaded.told("ForgetLoads")
+    loaded.carry(1, default=QUIET)
+    assert loaded.numbers == (0, 1)
+
+
+def test_advice_to_combine_is_given_and_not_taken():
+    loaded = world(mode="Advise", disaggregation="Auto")
+    loaded.carry(6, default=QUIET)
+    assert loaded.numbers == (1, 1)
+    found = loaded.found["default"]
+    assert (found["prefill"], found["decode"], found["combined"], found["reason"]) == (0, 1, 1, "Combines")
+    assert len(loaded.told("AdviseScale")) == 1
+
+
+def test_who_shall_have_no_prefills_is_scaled_by_its_decodes():
+    loaded = world(disaggregation="Never")
+    loaded.carry(3, default=READING)
+    assert loaded.numbers[0] == 0
+    assert loaded.numbers[1] > 1
+    assert loaded.found["default"]["needed"].startswith("0:")
+    loaded.change(disaggregation="Always")
+    loaded.carry(1, default=READING)
+    assert loaded.numbers[0] >= 5
+    assert ways(loaded) == {(False, True)}
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    loads=st.lists(st.sampled_from([QUIET, READING, WRITING, BOTH]), min_size=2, max_size=6),
+    budget=st.integers(3, 12),
+)
+def test_whatever_is_chosen_the_budget_holds_and_there_is_a_decode(loads, budget):
+    loaded = world(disaggregation="Auto", scaling={"deviceBudget": budget, "holdSeconds": 0})
+    for load in loads:
+        loaded.carry(2, default=load)
+        prefill, decode = loaded.numbers
+        assert prefill + decode <= budget
+        assert decode >= 1
+        assert ways(loaded) == {(prefill == 0, prefill > 0)}

@@ -130,6 +130,7 @@ def test_what_is_documented_is_given_to_some_role():
                 traceparent="x",
                 gateway={"apiKeysSecretRef": {"name": "keys", "key": "keys"}},
                 decode={"kvCacheTokens": 9000, "batchTokens": 300, "accelerator": "watched"},
+                prefill={"accelerator": "watched"},
             )
         )
     }
@@ -251,3 +252,21 @@ def test_a_template_cannot_take_a_pod_out_of_its_service():
     assert (metadata["name"], metadata["namespace"]) == ("chat-abcde-0-decode-0", "ns")
     assert metadata["labels"][meta.LABEL_SERVICE] == "chat"
     assert [owner["uid"] for owner in metadata["ownerReferences"]] == ["uid-chat"]
+
+
+def test_a_pod_that_may_flip_is_told_what_the_other_role_takes_on():
+    roles = {"prefill": {"slots": 2, "batchTokens": 512}, "decode": {"slots": 32, "kvCacheTokens": 4096}}
+    prefill, decode = (build(role, **roles) for role in ("prefill", "decode"))
+    for pod in (prefill, decode):
+        assert pod["metadata"]["annotations"][meta.ANNOTATION_MAY_FLIP] == "true"
+        assert "kv" in {port["name"] for port in worker(pod)["ports"]}
+    told = {name: value for name, value in environment(prefill).items() if name.startswith("TIDEWHEEL_FLIP_")}
+    assert told == {"TIDEWHEEL_FLIP_SLOTS": "32", "TIDEWHEEL_FLIP_KV_CACHE_TOKENS": "4096"}
+    assert environment(decode)["TIDEWHEEL_FLIP_SLOTS"] == "2"
+    assert environment(decode)["TIDEWHEEL_FLIP_BATCH_TOKENS"] == "512"
+
+
+def test_a_pod_of_one_role_only_is_told_nothing_of_the_other():
+    pod = build(decode={"accelerator": "nvidia"})
+    assert "annotations" not in pod["metadata"]
+    assert not [name for name in environment(pod) if name.startswith("TIDEWHEEL_FLIP_")]

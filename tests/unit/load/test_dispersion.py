@@ -69,24 +69,23 @@ def clumps(size: int, rate: float, *, seconds: float, seed: int) -> list[Request
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("seconds", [15.0, 30.0, 47.0, 600.0])
+@pytest.mark.parametrize("seconds", [15.0, 30.0, 100.0])
 @pytest.mark.parametrize("rate", [0.5, 20.0])
 def test_it_is_met_on_average_whatever_the_window_and_the_rate(size, seconds, rate):
-    times = 60
     found = [
         measured(clumps(size, rate, seconds=seconds, seed=seed), seconds=seconds, by=lambda *_: 0, many=1)
-        for seed in range(times)
+        for seed in range(30)
     ]
-    told = [one for one in found if one != 1.0] or found
-    # a clump that came alone tells no more than its size: all of it lies in one second
-    deviation = size * math.sqrt(2 / (min(seconds, 30.0) - 5) / len(told)) + size / (rate * seconds)
+    # a window in which nothing came tells 1
+    told = [one for one in found if one != 1.0]
+    deviation = size * math.sqrt(2 / (min(seconds, 30.0) - 5) / len(told))
     assert fmean(told) == pytest.approx(size, abs=4 * deviation)
 
 
 SPLITS = {
-    "by chance": lambda number, _client: random.Random(number).randrange(3),
-    "in turn": lambda number, _client: number % 3,
-    "by client": lambda _number, client: client % 3,
+    "by chance": lambda number, _: random.Random(number).randrange(3),
+    "in turn": lambda number, _: number % 3,
+    "by client": lambda _, client: client % 3,
     "mostly to one": lambda number, client: 0 if client % 7 else 1 + number % 2,
 }
 

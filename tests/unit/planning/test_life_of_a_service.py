@@ -24,8 +24,9 @@ class LifeOfAService(RuleBasedStateMachine):
         decode=counts,
         surge=st.integers(0, 2),
         unavailable=st.integers(0, 2),
+        serves=st.booleans(),
     )
-    def begin(self, groups, prefill, decode, surge, unavailable):
+    def begin(self, groups, prefill, decode, surge, unavailable, serves):
         if surge + unavailable == 0:
             surge = 1
         self.world = World(
@@ -47,6 +48,9 @@ class LifeOfAService(RuleBasedStateMachine):
                 "status": {"phase": "Failed"},
             }
         )
+
+        if serves:
+            self.world.settle()
 
     def a_pod(self, number: int) -> str | None:
         names = self.world.names("Pod")
@@ -71,7 +75,12 @@ class LifeOfAService(RuleBasedStateMachine):
         for _ in range(2):
             for one in self.world.pods:
                 self.world.run_pod(one["metadata"]["name"])
+            self.world.look_at_ranks()
             self.world.reconcile()
+
+    @rule()
+    def workers_read_their_rank_tables(self):
+        self.world.look_at_ranks()
 
     @rule(number=st.integers(0, 20))
     def a_pod_fails(self, number):
@@ -129,15 +138,30 @@ class LifeOfAService(RuleBasedStateMachine):
     def the_user_changes_the_ratio(self, prefill, decode):
         self.world.change(prefill={"replicas": prefill}, decode={"replicas": decode})
 
+    @rule(prefill=counts, decode=counts, flips=st.just("Enabled"), seconds=st.integers(1, 20))
+    def the_ratio_of_a_service_that_serves_begins_to_change(self, prefill, decode, flips, seconds):
+        self.heal()
+        self.the_user_switches_role_flips(flips)
+        self.world.change(prefill={"replicas": prefill}, decode={"replicas": decode})
+        for _ in range(seconds):
+            self.all_pods_get_on()
+            self.world.now += timedelta(seconds=1)
+
+    @rule(disaggregation=st.sampled_from(["Always", "Never"]))
+    def the_user_combines_or_divides(self, disaggregation):
+        self.world.change(disaggregation=disaggregation)
+
     @rule(
         replicas=st.integers(0, 2),
         prefill=st.none() | counts,
         decode=counts,
         when_down=st.sampled_from(["UseDefault", "Wait"]),
         others=st.booleans(),
+        disaggregation=st.sampled_from([None, "Always", "Never"]),
     )
-    def the_user_gives_scenarios_groups(self, replicas, prefill, decode, when_down, others):
+    def the_user_gives_scenarios_groups(self, replicas, prefill, decode, when_down, others, disaggregation):
         groups = {"replicas": replicas, "prefill": prefill, "decode": decode, "whenDown": when_down}
+        groups["disaggregation"] = disaggregation
         code = {"name": "code", "match": {"modelAliases": ["coder"]}, "groups": groups}
         short = {"name": "short", "match": {"promptLength": {"max": 9}}, "groups": {"replicas": 1}}
         self.world.change(scenarios=[code, short] if others else [code])
@@ -163,6 +187,10 @@ class LifeOfAService(RuleBasedStateMachine):
     @rule(percent=st.sampled_from([0, 50, 200]))
     def the_user_changes_the_bound_of_the_ratio(self, percent):
         self.world.change(rollout=self.world.service["spec"]["rollout"] | {"maxSkewPercent": percent})
+
+    @rule(flips=st.sampled_from(["Enabled", "Disabled"]))
+    def the_user_switches_role_flips(self, flips):
+        self.world.change(rollout=self.world.service["spec"]["rollout"] | {"roleFlips": flips})
 
     @rule(image=st.sampled_from(["one", "two", "three"]))
     def the_user_changes_the_image(self, image):
@@ -191,9 +219,8 @@ class LifeOfAService(RuleBasedStateMachine):
             assert foreign is not None
             assert "deletionTimestamp" not in foreign["metadata"]
 
-    def teardown(self):
-        if not hasattr(self, "world"):
-            return
+    def heal(self):
+        """Nothing is in the way any more, and the service has come to rest."""
         world = self.world
         for node in "ab":
             world.put_node(node)
@@ -203,6 +230,12 @@ class LifeOfAService(RuleBasedStateMachine):
             if (one.get("status") or {}).get("phase") != "Failed":
                 world.run_pod(one["metadata"]["name"])
         world.settle()
+
+    def teardown(self):
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        self.heal()
         spec = world.controller_spec()
         assert world.condition("Progressing")["reason"] == "Settled"
         assert world.condition("Degraded")["status"] == "False"

@@ -224,7 +224,8 @@ def test_a_target_beyond_what_groups_can_be_is_brought_within(asked, want):
         pytest.param(3, 9, 1, 2, id="by a whole group, when one has no room"),
         pytest.param(3, 5, 4, 3, id="each group needs one of each"),
         pytest.param(1, 30, 1, 1, id="even if it is then too large"),
-        pytest.param(0, 5, 2, 0, id="no prefill, no groups"),
+        pytest.param(0, 5, 2, 2, id="no prefill, combined groups"),
+        pytest.param(2, 0, 2, 0, id="no decode, no groups"),
         pytest.param(6, 6, 1, 2, id="both roles count"),
     ],
 )
@@ -270,14 +271,21 @@ def test_a_published_document_says_all_or_none():
     assert "defaultGroups" not in json.loads(settled().routes().to_text())
 
 
-def test_a_ratio_is_not_settled_before_it_is_reached():
-    world = settled(decode={"replicas": 2})
+@pytest.mark.parametrize(
+    ("flips", "told"),
+    [
+        ("Disabled", "pods leave when those that come for them are ready"),
+        ("Enabled", "leaves the role decode to become a prefill pod"),
+    ],
+)
+def test_a_ratio_is_not_settled_before_it_is_reached(flips, told):
+    world = settled(decode={"replicas": 2}, rollout={"roleFlips": flips})
     world.change(prefill={"replicas": 2}, decode={"replicas": 1})
     world.reconcile()
     world.reconcile()
     progressing = world.condition("Progressing")
     assert progressing["status"] == "True", "as many pods as are wanted are ready, but not the right ones"
-    assert "pods leave when those that come for them are ready" in progressing["message"]
+    assert told in progressing["message"]
     world.settle()
     assert world.condition("Progressing")["reason"] == "Settled"
 

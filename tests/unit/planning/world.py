@@ -24,8 +24,15 @@ from tidewheel.api.manifest import (
     SERVICES,
     Manifest,
 )
-from tidewheel.api.meta import LABEL_GROUP, LABEL_ROLE, NODE_DEVICES_HEALTHY, ROUTES_KEY
-from tidewheel.api.ranktable import Routes
+from tidewheel.api.meta import (
+    ANNOTATION_FLIPS_TO,
+    LABEL_GROUP,
+    LABEL_ROLE,
+    NODE_DEVICES_HEALTHY,
+    RANKS_KEY,
+    ROUTES_KEY,
+)
+from tidewheel.api.ranktable import RankTable, Routes
 from tidewheel.controllers.cache import Cache
 from tidewheel.controllers.controller import Key
 from tidewheel.controllers.drift import digest_of
@@ -33,7 +40,9 @@ from tidewheel.controllers.observe import observe_service
 from tidewheel.controllers.pdservice import PDServiceController
 from tidewheel.controllers.scaler import PDServiceScalerController
 from tidewheel.planning.balance import skew
+from tidewheel.planning.flips import LEAVING_PATIENCE
 from tidewheel.planning.groups import Group, groups_of
+from tidewheel.planning.names import ranks_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.plan import Plan, Refusal
 from tidewheel.planning.revision import group_revision
@@ -60,6 +69,7 @@ class World:
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.events: list[tuple[str, str]] = []
         self.writes = 0
+        self.flips = 0
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
         self._digests: dict[str, str] = {}
@@ -180,12 +190,35 @@ class World:
                 {"phase": "Running", "podIP": f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"},
             )
             return
-        if (group := found["metadata"]["labels"].get(LABEL_GROUP)) is not None:
-            seen = self.seen
-            table = seen.ranks.get(group)
-            if table is None or found["metadata"]["uid"] not in table.members:
-                return
-        self.update_pod(name, {"conditions": [{"type": "Ready", "status": "True"}], "containerStatuses": []})
+        if found["metadata"]["labels"].get(LABEL_GROUP) is not None and not self._is_ranked(found):
+            return
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": as_time(self.now)}
+        self.update_pod(name, {"conditions": [ready], "containerStatuses": []})
+
+    def _is_ranked(self, found: Manifest) -> bool:
+        """Whether the rank table of its group names the pod in the role that its label gives it."""
+        labels = found["metadata"]["labels"]
+        raw = self.cache.get(CONFIG_MAPS, "ns", ranks_name(labels[LABEL_GROUP]))
+        if raw is None:
+            return False
+        table = RankTable.model_validate_json(raw["data"][RANKS_KEY])
+        return any(
+            member.uid == found["metadata"]["uid"] and member.role == labels[LABEL_ROLE]
+            for member in table.members
+        )
+
+    def look_at_ranks(self) -> bool:
+        """Workers that the rank tables do not name in their role stop being ready, and kubelets see it; whether any did."""
+        left = [
+            found["metadata"]["name"]
+            for found in self.pods
+            if LABEL_GROUP in found["metadata"]["labels"]
+            and self._is_ready(found)
+            and not self._is_ranked(found)
+        ]
+        for name in left:
+            self.unready_pod(name)
+        return bool(left)
 
     def put_node(self, name: str, *, ready: bool = True, sick: str = "", message: str = "") -> None:
         """A node as its kubelet and its detector tell of it; `sick` is the reason of its devices' condition."""
@@ -293,7 +326,7 @@ class World:
             self._check_deletion(deletion, seen, going)
         for deletion in plan.delete:
             changed.append(self._delete(deletion))
-        self._check_groups(groups_of(seen.pods))
+        self._check_groups(self._groups(seen))
         if (told := self.routes()) is not None and told != published:
             self._check_routes(published, told, seen)
         service = self.service
@@ -309,6 +342,7 @@ class World:
         """Plans, runs pods and lets time pass until nothing changes any more."""
         for _ in range(rounds):
             busy = self.reconcile()
+            busy |= self.look_at_ranks()
             version = self.service["metadata"]["resourceVersion"]
             for one in self.pods:
                 before = one["metadata"]["resourceVersion"]
@@ -325,7 +359,8 @@ class World:
                 and self.service["metadata"]["resourceVersion"] == version
             ):
                 return
-            self.now += timedelta(seconds=plan.look_again_in or 1.0)
+            # what was written is an event, which wakes the operator
+            self.now += timedelta(seconds=1.0 if busy else plan.look_again_in or 1.0)
         raise AssertionError(f"did not settle in {rounds} rounds")
 
     def _apply(self, manifest: Manifest) -> bool:
@@ -357,7 +392,12 @@ class World:
         found = self.cache.get(PODS, "ns", annotation.name)
         if found is None or found["metadata"]["uid"] != annotation.uid:
             return False
-        found["metadata"].setdefault("annotations", {}).update(annotation.annotations)
+        self._check_marks(found, annotation)
+        for part, told in (("annotations", annotation.annotations), ("labels", annotation.labels)):
+            has = found["metadata"].setdefault(part, {})
+            has.update({key: value for key, value in told.items() if value is not None})
+            for key in [key for key, value in told.items() if value is None]:
+                has.pop(key, None)
         self.put(found)
         return True
 
@@ -391,10 +431,30 @@ class World:
         if stays and group in seen.ranks:
             assert deletion.uid not in seen.ranks[group].members, "out of the rank table first"
 
+    def _check_marks(self, found: Manifest, annotation) -> None:
+        """A pod gets another role only when no map names it and it is not ready; one in a group at a time."""
+        labels, name = found["metadata"]["labels"], found["metadata"]["name"]
+        if annotation.annotations.get(ANNOTATION_FLIPS_TO) is not None:
+            others = [
+                pod
+                for pod in self.seen.pods
+                if pod.group == labels[LABEL_GROUP] and pod.name != name and not pod.deleting
+            ]
+            assert not any(pod.flips_to for pod in others), "one flip at a time"
+            assert any(pod.role == labels[LABEL_ROLE] and pod.ready for pod in others), "a role keeps one"
+        role = annotation.labels.get(LABEL_ROLE, labels[LABEL_ROLE])
+        if role != labels[LABEL_ROLE]:
+            seen = self.seen
+            assert seen.routes is None or name not in seen.routes.members, "map first, then flip"
+            ranks = seen.ranks.get(labels[LABEL_GROUP])
+            assert ranks is None or found["metadata"]["uid"] not in ranks.members, "map first, then flip"
+            assert not self._is_ready(found), "what is ready serves in its old role"
+            self.flips += 1
+
     def _check_groups(self, before: Sequence[Group]) -> None:
         """Each scenario has no more groups than its surge allows, and none that serve are lost below its floor."""
         rollout = self.controller_spec().rollout
-        after = groups_of(self.seen.pods)
+        after = self._groups(self.seen)
         assert len({group.name for group in after}) == len(after)
         for scenario in {group.scenario for group in (*before, *after)}:
             wanted = self.wanted_groups(scenario)
@@ -432,13 +492,21 @@ class World:
                 assert theirs in (set(), {scenario}, {"default"})
         if any(one.groups is not None for one in spec.scenarios):
             assert after.default_groups is not None, "what others have is not for everybody"
+        for group in after.groups:
+            assert group.decode, "nobody is sent where no decode is"
+            assert group.combined != bool(group.prefill), "a prefill in each group, unless it is combined"
+            table = RankTable.model_validate_json(
+                self.cache.get(CONFIG_MAPS, "ns", f"{group.name}-ranks")["data"][RANKS_KEY]
+            )
+            assert table.combined == group.combined, "members and gateways are told the same"
+        self._check_changes(before, after, seen)
         bound = spec.rollout.max_skew_percent / 100
         sizes = self.sizes(seen)
         well = {pod.name for pod in seen.pods if pod.ready and not pod.deleting and not has_failed(pod)}
         known = {one.name: one for one in before.groups} if before else {}
         for group in after.groups:
             was = known.get(group.name)
-            if was is None or group.name not in sizes:
+            if was is None or not all(sizes.get(group.name, (0, 0))) or was.combined or group.combined:
                 continue
             left = [[one.name for one in some if one.name in well] for some in (was.prefill, was.decode)]
             if all(left):
@@ -447,6 +515,32 @@ class World:
                     skew(*now, *size) <= max(bound, skew(*map(len, left), *size)) + 1e-6
                     for size in sizes[group.name]
                 ), f"{group.name} had {[*map(len, left)]} in the routes and has {now}, of {sizes[group.name]}"
+
+    @staticmethod
+    def _groups(seen: ObservedService) -> tuple[Group, ...]:
+        return groups_of(seen.pods, [name for name, table in seen.ranks.items() if table.is_combined])
+
+    def _check_changes(self, before: Routes | None, after: Routes, seen: ObservedService) -> None:
+        """A group that is combined or divided goes on serving, and whoever takes over is there."""
+        sizes = self.sizes(seen)
+        well = {
+            pod.name: pod.ordinal
+            for pod in seen.pods
+            if pod.ready and not pod.deleting and not has_failed(pod)
+        }
+        known = {one.name: one for one in before.groups} if before else {}
+        for group in after.groups:
+            was = known.get(group.name)
+            if was is None or was.combined == group.combined or group.name not in sizes:
+                continue
+            wanted = sizes[group.name]
+            assert all(group.combined == (prefill == 0) for prefill, _ in wanted), (
+                "it becomes what it shall be"
+            )
+            left = len({well[one.name] for one in was.decode if one.name in well})
+            if group.combined:
+                least = min(decode for _, decode in wanted)
+                assert len(group.decode) >= min(left, least), "no decode leaves for it"
 
     def sizes(self, seen: ObservedService) -> dict[str, set[tuple[int, int]]]:
         """What each group of the present revision may have as its share.
@@ -478,7 +572,8 @@ class World:
         for scaler in theirs:
             if scaler["spec"]["scenario"] == scenario:
                 asked[scaler["spec"]["role"]] = max(groups, min(scaler["spec"]["replicas"], 64 * groups))
-        return asked["prefill"], asked["decode"]
+        is_combined = spec.disaggregation_of(scenario) == "Never"
+        return 0 if is_combined else asked["prefill"], asked["decode"]
 
     def routes(self) -> Routes | None:
         raw = self.cache.get(CONFIG_MAPS, "ns", "chat-routes")
@@ -496,12 +591,16 @@ class World:
         assert all(len(name) <= 63 for name in names)
         places: dict[tuple[str, str, int], int] = {}
         for one in self.seen.pods:
-            if has_failed(one):
+            if has_failed(one) or self._is_stuck(one):
                 self._given_up.add(one.uid)  # it may come back, as from a lost node, and find its place taken
             elif not one.deleting and one.uid not in self._given_up:
                 place = (one.group or one.revision, one.role, one.ordinal)
                 places[place] = places.get(place, 0) + 1
         assert all(many == 1 for many in places.values()), f"one substitute per fault, not {places}"
+
+    def _is_stuck(self, pod: ObservedPod) -> bool:
+        """Whether a pod has been changing its role for so long that another may take its place."""
+        return pod.flip_began is not None and self.now - pod.flip_began >= LEAVING_PATIENCE
 
     def is_ready(self, name: str) -> bool:
         found = self.cache.get(PODS, "ns", name)

@@ -22,11 +22,21 @@ LIMITS = Limits(startup_seconds=60.0)
 
 
 def live(
-    rates, *, limits: Limits = LIMITS, profile=DEVICE, budget=None, start=(1, 1), through=lambda s: s, **more
+    rates,
+    *,
+    limits: Limits = LIMITS,
+    profile=DEVICE,
+    budget=None,
+    disaggregation="Always",
+    start=(1, 1),
+    state: ScalingState | None = None,
+    since: int = 1,
+    through=lambda s: s,
+    **more,
 ):
     """Decide window after window; what is asked for is ready at once."""
-    state, have, decisions = ScalingState(), start, []
-    for number, rate in enumerate(rates, start=1):
+    state, have, decisions = state or ScalingState(), start, []
+    for number, rate in enumerate(rates, start=since):
         decision, state = decide(
             through(state),
             load(rate, **more),
@@ -36,6 +46,7 @@ def live(
             profile=profile,
             now=number * 30.0,
             budget=budget,
+            disaggregation=disaggregation,
         )
         have = (decision.prefill, decision.decode)
         decisions.append(decision)
@@ -66,6 +77,17 @@ def test_who_has_forgotten_everything_gives_nothing_back_at_once():
     at = asked(live([20.0] * 8, start=(9, 5))[0])
     assert at[:3] == [(9, 5)] * 3
     assert at[-1][0] < 9
+
+
+def test_the_role_that_starts_slowly_is_asked_for_earlier_in_a_rise():
+    rise = [10.0 + 0.5 * window for window in range(120)]
+    slow_prefills, _ = live(
+        rise, limits=replace(LIMITS, startup_seconds=900.0, startup_by_role=(900.0, 60.0))
+    )
+    slow_decodes, _ = live(rise, limits=replace(LIMITS, startup_seconds=900.0, startup_by_role=(60.0, 900.0)))
+    (prefill, decode), (later_prefill, earlier_decode) = asked(slow_prefills)[-1], asked(slow_decodes)[-1]
+    assert prefill > later_prefill
+    assert decode < earlier_decode
 
 
 def test_a_steady_load_changes_nothing():

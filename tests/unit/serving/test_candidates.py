@@ -20,6 +20,11 @@ def group(name: str, prefill: int = 2, decode: int = 1) -> RouteGroup:
     return RouteGroup(name=name, prefill=backends("p", prefill), decode=backends("d", decode))
 
 
+def combined(name: str, decode: int = 2) -> RouteGroup:
+    """A group whose decodes compute the prompts, too."""
+    return group(name, prefill=0, decode=decode).model_copy(update={"combined": True})
+
+
 class World:
     """Backends with a past."""
 
@@ -83,8 +88,26 @@ class World:
             id="decodes are never filled first",
         ),
         pytest.param(
-            World(group("a")).holds(ap0=1, ap1=2), {"fits": lambda holds: holds != 1}, "ap1",
+            World(group("a")).holds(ap0=1, ap1=2), {"fits": lambda holds, _: holds != 1}, "ap1",
             id="only where the first token would come in time",
+        ),
+        pytest.param(World(combined("a")).holds(ad0=1), {}, "ad1", id="a decode that does both"),
+        pytest.param(
+            World(group("a", prefill=1), combined("b")).holds(ap0=2, bd0=1), {}, "bd1",
+            id="whichever has the fewest, prefill or decode that does both",
+        ),
+        pytest.param(
+            World(group("a", prefill=1), combined("b")).holds(ap0=1, bd0=2, bd1=2),
+            {"fits": lambda holds, does: does == "decode" or holds < 1}, "bd0",
+            id="each is judged by what it does",
+        ),
+        pytest.param(
+            World(group("a", prefill=1), combined("b")).holds(ap0=1).full("bd0", "bd1"), {}, "ap0",
+            id="a combined group whose decodes are full has no room",
+        ),
+        pytest.param(
+            World(combined("a"), fill_first=True).holds(ad0=1), {}, "ad1",
+            id="nor are those filled first that do both",
         ),
     ],
 )  # fmt: skip
@@ -140,3 +163,10 @@ def test_a_decode_with_room_is_one_that_would_take_a_prompt():
     assert world.candidates.decode_with_room(pool, 0.0, busy=frozenset()).name == "cd0"
     assert world.candidates.decode_with_room(pool, 0.0, busy={"c"}).name == "bd0"
     assert world.candidates.decode_with_room(pool, 9.0, busy={"b", "c"}) is None
+
+
+def test_decodes_that_do_both_are_asked_as_such_and_not_once_more_for_short_prompts():
+    world = World(combined("a"))
+    pool = Pool.of("prefill", world.groups, None)
+    assert {(place.name, place.role) for place in pool.places} == {("ad0", "decode"), ("ad1", "decode")}
+    assert world.candidates.decode_with_room(pool, 0.0, busy=frozenset()) is None

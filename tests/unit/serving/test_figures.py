@@ -76,6 +76,10 @@ def test_figures_are_differences_of_the_gateways_own_metrics():
     assert told["history"]["ttft_seconds"] == [pytest.approx(0.06)]
 
 
+def test_the_ratio_of_combined_groups_has_no_prefills():
+    assert of([], [group(0, 2), group(0, 1)])["ratio"] == "0:3"
+
+
 def test_the_numbers_are_of_one_minute_and_the_lines_of_two():
     history = History()
     for step in range(200):

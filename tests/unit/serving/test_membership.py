@@ -7,7 +7,13 @@ import dataclasses
 import pytest
 from tests.unit.serving.group import decode_member, membership, table
 
+from tidewheel.api.ranktable import RankTable
 from tidewheel_workers.serving.stand_in import StandInEngine
+
+
+def alone(*, combined: bool = True) -> RankTable:
+    """A group of one decode."""
+    return table().model_copy(update={"members": table().of_role("decode"), "combined": combined})
 
 
 def test_without_a_table_nobody_is_ready_or_accepted():
@@ -68,6 +74,40 @@ def test_a_peer_with_two_connections_stays_verified_when_one_closes():
     assert prefill.is_ready
 
 
+def test_a_decode_that_does_both_needs_no_prefill():
+    decode = membership("decode")
+    decode.update(alone(combined=False))
+    assert not decode.is_ready
+    decode.update(alone())
+    assert decode.is_ready
+    assert decode.explanation == "the group is combined: decodes compute the prompts, too"
+    stranger = membership("decode", uid="u-other")
+    stranger.update(alone())
+    assert not stranger.is_ready, "but it must be in the table"
+
+
+def test_a_decode_that_does_both_stays_ready_while_prefills_come_and_when_they_have_gone():
+    decode = membership("decode")
+    decode.update(alone())
+    decode.update(table().model_copy(update={"combined": True}))
+    assert decode.is_ready, "the prefill is not there yet"
+    decode.connected("u-p0")
+    decode.update(table())
+    assert decode.is_ready, "now it is needed, and verified"
+    decode.disconnected("u-p0")
+    assert not decode.is_ready
+    decode.update(alone())
+    assert decode.is_ready
+
+
+def test_a_prefill_that_joins_a_combined_group_is_ready_once_it_knows_the_decodes():
+    prefill = membership("prefill")
+    prefill.update(table().model_copy(update={"combined": True}))
+    assert not prefill.is_ready
+    prefill.connected("u-d0")
+    assert prefill.is_ready
+
+
 def test_a_namesake_with_another_uid_is_not_in_the_table():
     replaced = membership("prefill", uid="u-old")
     replaced.update(table())
@@ -115,3 +155,15 @@ def test_a_refused_peer_is_named_with_the_reason():
         one.update(table())
     prefill.judge(decode.hello())
     assert "d0 serves model other" in prefill.explanation
+
+
+def test_a_worker_that_the_table_gives_the_other_role_is_no_member_in_its_own():
+    decode = membership("decode")
+    decode.update(table())
+    decode.connected("u-p0")
+    assert decode.is_ready
+    members = [{**one.model_dump(), "role": "prefill"} for one in table().members]
+    decode.update(table().model_validate(table().model_dump() | {"members": members}))
+    assert decode.is_reassigned
+    assert not decode.is_ready
+    assert "the other role" in decode.explanation

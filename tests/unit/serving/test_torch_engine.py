@@ -146,3 +146,26 @@ def test_an_engine_is_as_large_as_its_settings_say(monkeypatch, role, given, blo
     assert loaded._engine.kv.blocks.total == blocks
     assert loaded._engine.limits == EngineLimits(max_running=16, max_context=64, batch_tokens=batch_tokens)
     assert loaded.max_context == 64
+
+
+def test_an_engine_takes_the_size_of_another_role_with_the_weights_as_they_are(monkeypatch):
+    monkeypatch.setattr(torch_engine, "load_model", lambda *_, **__: LOADED)
+    settings = WorkerSettings(
+        model_name="m",
+        model_source="x",
+        role="decode",
+        group="g",
+        slots=3,
+        flip_slots=2,
+        flip_batch_tokens=64,
+    )
+    one = TorchEngine.load_for(settings)
+    identity, model = one.identity, one._engine.model
+    one.fit(settings.flipped())
+    assert one._engine.model is model
+    assert one.identity == identity
+    assert one._engine.kv.blocks.total == 8
+    assert one._engine.limits == EngineLimits(max_running=16, max_context=64, batch_tokens=64)
+    assert one.load().prefix_queries == 0
+    one.fit(settings.flipped().flipped())
+    assert one._engine.kv.blocks.total == 12

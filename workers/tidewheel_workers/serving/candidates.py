@@ -24,10 +24,11 @@ FEW, DRAWN = 16, 8
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A backend and its group."""
+    """A backend, what it does, and its group."""
 
     group: RouteGroup
     backend: Backend
+    role: Role
 
     @property
     def name(self) -> str:
@@ -37,7 +38,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The backends of one role that may serve certain requests."""
+    """The backends that certain requests may ask for a prefill, or for a decode.
+
+    In a combined group the decodes are asked for both at once, so they stand among the prefills of other groups.
+    """
 
     role: Role
     places: tuple[Place, ...]
@@ -79,9 +83,9 @@ class Candidates:
         *,
         prefixes: Sequence[int] = (),
         suspects: AbstractSet[str] = frozenset(),
-        fits: Callable[[int], bool] | None = None,
+        fits: Callable[[int, Role], bool] | None = None,
     ) -> Place | None:
-        """The best one that may be asked now and whose number of our requests fits.
+        """The best one that may be asked now and whose number of our requests fits what it does.
 
         In this order: one that lost neither this request (`suspects`) nor another lately; one that is known to have
         room; one whose group's decodes have room; one that may have the beginning of the prompt (`prefixes`) cached and
@@ -101,16 +105,15 @@ class Candidates:
         preferred: Mapping[str, int],
         at: float,
         suspects: AbstractSet[str],
-        fits: Callable[[int], bool] | None,
+        fits: Callable[[int, Role], bool] | None,
     ) -> Place | None:
-        fills = self._fill_first and pool.role == "prefill"
         can_be_decoded: dict[str, bool] = {}
         best: Place | None = None
         least: tuple[bool, bool, bool, int, int, float] | None = None
         for place in places:
             name, group = place.backend.name, place.group
             opens_at, holds, has_room, is_suspect = self._ledger.look(name, at)
-            if opens_at > at or (fits is not None and not fits(holds)):
+            if opens_at > at or (fits is not None and not fits(holds, place.role)):
                 continue
             is_good = True
             if pool.role == "prefill" and len(pool.groups) > 1:
@@ -120,6 +123,7 @@ class Candidates:
                     )
                 is_good = can_be_decoded[group.name]
             liking = preferred.get(name, len(preferred))
+            fills = self._fill_first and place.role == "prefill"
             first, second = (-holds, liking) if fills else (liking, holds)
             rank = (
                 is_suspect or name in suspects,
@@ -141,17 +145,21 @@ class Candidates:
         """The idlest decode of the pool's groups that takes a prompt as far as we know, but for the busy groups."""
         free: list[tuple[int, float, Place]] = []
         for group in pool.groups:
-            if group.name in busy:
+            if group.name in busy or group.combined:
                 continue
             for backend in group.decode:
                 seen = self._ledger.look(backend.name, at)
                 if seen.has_room and not seen.is_suspect:
-                    free.append((seen.holds, self._jitter(), Place(group, backend)))
+                    free.append((seen.holds, self._jitter(), Place(group, backend, "decode")))
         return min(free, key=itemgetter(0, 1))[2] if free else None
 
-    def fewest_holds(self, pool: Pool) -> int:
-        """How many of our requests the idlest of them has."""
-        return min((self._ledger.holds(place.name) for place in pool.places), default=0)
+    def fewest_holds(self, pool: Pool) -> Mapping[Role, int]:
+        """How many of our requests the idlest of them has, by what it does."""
+        fewest: dict[Role, int] = {}
+        for place in pool.places:
+            holds = self._ledger.holds(place.name)
+            fewest[place.role] = min(holds, fewest.get(place.role, holds))
+        return fewest or {pool.role: 0}
 
     def _looked_at(self, pool: Pool, preferred: Mapping[str, int]) -> Sequence[Place]:
         if len(pool.places) <= FEW:
@@ -175,5 +183,6 @@ class Candidates:
 
 def _places(groups: Sequence[RouteGroup], role: Role) -> Iterator[Place]:
     for group in groups:
-        for backend in group.prefill if role == "prefill" else group.decode:
-            yield Place(group, backend)
+        does: Role = "decode" if group.combined else role
+        for backend in group.prefill if does == "prefill" else group.decode:
+            yield Place(group, backend, does)

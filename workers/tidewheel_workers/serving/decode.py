@@ -1,7 +1,7 @@
 """The decode server: pulls a prompt's KV from the prefill that computed it, and writes the answer token by token.
 
-A request without `kv_transfer_params` is computed here as a whole: gateways ask for that when a prompt is short and all
-prefills are busy, if they are allowed to.
+A request without `kv_transfer_params` is computed here as a whole: gateways ask for that in combined groups, which have no
+prefills, and when a prompt is short and all prefills are busy, if they are allowed to.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from tidewheel_workers.serving.kv_client import KVClient
 from tidewheel_workers.serving.kv_params import decode_asked
 from tidewheel_workers.serving.kv_transport import TRANSFER_FAILED, TransferFailed, TransfersBusy
 from tidewheel_workers.serving.openai_answers import DONE, Answer, fingerprint, sse
-from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.resumed import IDS_HEADER, id_line, resumed_tokens
 from tidewheel_workers.serving.service import PROMPT_TOKENS_HEADER, REQUEST_ID_HEADER
-from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.start_errors import cannot_reserve
 from tidewheel_workers.serving.worker import Worker, translate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from tidewheel_workers.serving.device_health import DeviceWatch
     from tidewheel_workers.serving.engine import Generated, ServingEngine
     from tidewheel_workers.serving.kv_transport import HandOver, Received
     from tidewheel_workers.serving.membership import Membership
     from tidewheel_workers.serving.openai_api import ChatRequest, CompletionRequest
+    from tidewheel_workers.serving.settings import WorkerSettings
 
 log = logging.getLogger("tidewheel_workers.serving.decode")
 tracer = trace.get_tracer("tidewheel_workers.serving.decode")
@@ -47,8 +47,8 @@ tracer = trace.get_tracer("tidewheel_workers.serving.decode")
 class DecodeServer(Worker):
     """The decode role."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: WorkerSettings, *, devices: DeviceWatch | None = None) -> None:
+        super().__init__(settings, devices=devices)
         self._kv: KVClient | None = None
         self._gen_ai = GenAiInstruments.of(metrics.get_meter("tidewheel_workers.serving.decode"))
         self.metrics.watch(
@@ -243,7 +243,10 @@ async def _stream(
 
 def main() -> None:
     """The program."""
-    run("decode", lambda: DecodeServer(WorkerSettings.for_role("decode")))
+    # it may come to need the other role, whose module needs what this one is made of
+    from tidewheel_workers.serving.member import run_member
+
+    run_member("decode")
 
 
 if __name__ == "__main__":

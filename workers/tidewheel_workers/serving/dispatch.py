@@ -1,7 +1,8 @@
 """Who of a gateway's requests asks which backend, and when: what concerns more than one request, without any I/O.
 
 Requests that find no free backend stand in lines, the one whose first token is due first at the head. There is a line for
-each set of backends that serves the same requests: the prefills of a scenario's groups, the decodes of one group. Whenever the
+each set of backends that serves the same requests: the prefills of a scenario's groups, the decodes of one group. The decodes of
+a combined group compute the prompts, too, and stand in the line of those that wait for a prefill. Whenever the
 ledger lets a backend be asked, the first request that it may serve is told to, so that no newcomer passes those who wait.
 Requests that cannot be served in time any more leave early, which leaves the slots to those that can.
 """
@@ -214,9 +215,12 @@ class Dispatch:
         if ticket.must_be_served:
             return ticket.deadline
         # the best that can happen soon is a free slot at the idlest server
-        beside = max(0, self._candidates.fewest_holds(self._pool("prefill", ticket.call.groups)) - 1)
+        fewest = self._candidates.fewest_holds(self._pool("prefill", ticket.call.groups))
         characters = ticket.call.facts.characters
-        return ticket.deadline - self.pace.first_token_seconds(characters, at, beside=beside)
+        return ticket.deadline - min(
+            self.pace.first_token_seconds(characters, at, beside=max(0, holds - 1), does=role)
+            for role, holds in fewest.items()
+        )
 
     def took(self, ticket: Ticket, hold: Hold, at: float) -> None:
         """The backend works on the request."""
@@ -299,9 +303,11 @@ class Dispatch:
             return self._candidates.best(pool, at, suspects=ticket.suspects), "decode"
         facts = ticket.call.facts
 
-        def in_time(holds: int) -> bool:
+        def in_time(holds: int, role: Role) -> bool:
             # an idle server is always asked, or estimates that are wrong would never be put right
-            needed = self.pace.first_token_seconds(facts.characters, at, beside=holds) if holds else 0.0
+            needed = 0.0
+            if holds:
+                needed = self.pace.first_token_seconds(facts.characters, at, beside=holds, does=role)
             return at + needed <= ticket.deadline
 
         place = self._candidates.best(
@@ -309,7 +315,7 @@ class Dispatch:
         )
         if place is None and key.is_short:
             return self._candidates.decode_with_room(pool, at, busy=self._owed()), "decode"
-        return place, "prefill"
+        return place, place.role if place is not None else "prefill"
 
     def _owed(self) -> frozenset[str]:
         """The groups in which computed prompts wait for a decode."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidewheel_workers.llm.errors import RequestError
+    from tidewheel_workers.serving.settings import WorkerSettings
 
 FinishReason = Literal["stop", "length", "abort"]
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -169,6 +170,15 @@ class ServingEngine(Protocol):
 
     identity: EngineIdentity
     max_context: int
+
+    def fit(self, settings: WorkerSettings) -> None:
+        """Take the size that these settings ask for, with the weights as they are; what was cached is gone.
+
+        Nothing may run in the engine. `identity` stays, and `max_context` may change.
+
+        Raises:
+            ModelError: there is no room for it.
+        """
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The prompt of a conversation; from any thread. Raises InvalidRequest."""

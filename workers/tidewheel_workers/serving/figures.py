@@ -126,8 +126,10 @@ def figures(
 
 
 def _ratio(prefill: int, decode: int) -> str | None:
-    if not prefill or not decode:
+    if not decode:
         return None
+    if not prefill:
+        return f"0:{decode}"  # all of them do both
     ratio = Fraction(prefill, decode)
     return f"{ratio.numerator}:{ratio.denominator}"
 

@@ -2,7 +2,8 @@
 
 P/D-Serve §3.5: there are no queues in the servers. The gateway asks a prefill; it takes the prompt at once or refuses at
 once; refused, the request asks others or waits in the gateway for its turn, which `dispatch` gives, until its TTFT budget is
-spent. Then a decode of the same group is found the same way.
+spent. Then a decode of the same group is found the same way. In a combined group there is no prefill: its decodes are asked in
+the prefills' place, and the answer comes from there.
 
 When a server is lost the request goes on with another. A stream that has begun is resumed: what the client has of the answer
 is computed with the prompt by another prefill, and another decode writes the rest.
@@ -141,6 +142,9 @@ class Forwarding:
                 self._began(at)
             case Answered(), AskDecode():
                 self._hand_over = None  # the decode had it
+                if self._decode is not None and self._prefill is None and not self.has_begun:
+                    # a whole answer of one that did both shows only now that it was taken
+                    self.dispatch.took(self.ticket, self._decode, at)
                 return self._noted(self._end(Finish(), at))
         return []
 
@@ -164,6 +168,9 @@ class Forwarding:
             pace.took("decode", characters, at - self._asked_at, at)
             taken, beside = at - self._prefill_asked_at, self._prefill.beside
             pace.took("first token", characters, taken, at, beside=beside)
+        elif self._hand_over is None:
+            seconds, beside = at - self._asked_at, self._decode.beside
+            self.dispatch.pace.took("both", self._characters, seconds, at, beside=beside)
         self.has_begun = True
         self._hand_over = None  # the decode has it
         self._leave_prefill(at)
@@ -193,6 +200,9 @@ class Forwarding:
                         self.dispatch.pace.took_longer(
                             "first token", self._characters, taken, at, beside=beside
                         )
+                    elif was_decode:
+                        seconds, beside = at - self._asked_at, hold.beside
+                        self.dispatch.pace.took_longer("both", self._characters, seconds, at, beside=beside)
                     return self._out_of_time(at)
                 event = Lost(what=f"{hold.backend.name} did not answer", sent=())
             case TransferFailed():
@@ -267,7 +277,9 @@ class Forwarding:
 
     def _ask(self, hold: Hold, at: float) -> Ask:
         pace, role = self.dispatch.pace, self.ticket.role
-        until = min(self._deadline, at + pace.patience_seconds(role, self._characters))
+        does_both = role == "decode" and self._hand_over is None
+        patience = pace.patience_seconds("both" if does_both else role, self._characters)
+        until = min(self._deadline, at + patience)
         if role == "prefill":
             self._prefill, self._group, self._prefill_asked_at = hold, self.ticket.group, at
             return AskPrefill(backend=hold.backend, until=until, resumed=self._resumed)

@@ -145,7 +145,7 @@ class GatewayMetrics:
         )
         self.prefilled_by_decodes = Counter(
             "tidewheel_gateway_prompts_to_decodes",
-            "Short prompts that decodes computed as all prefills were busy.",
+            "Prompts that decodes computed: of combined groups, and short ones as all prefills were busy.",
             registry=registry,
         )
         self.key_requests = Counter(

@@ -20,6 +20,8 @@ class Membership:
     Hello that fits. The group has formed for this worker once every peer was verified at the same time; from then on
     one verified peer is enough, so that members come and go while the others serve. Whoever owns this may settle for
     fewer when that takes too long: a member that restarts must not wait for another that is dead.
+
+    The decodes of a combined group need no prefill: for them it has formed, and they are ready, when the table names them.
     """
 
     def __init__(self, settings: WorkerSettings, identity: EngineIdentity) -> None:
@@ -36,11 +38,20 @@ class Membership:
     @property
     def me(self) -> Member | None:
         """This worker in the table: by uid, or by name where the pod was not told its uid."""
+        found = self._named
+        return found if found is not None and found.role == self.role else None
+
+    @property
+    def is_reassigned(self) -> bool:
+        """Whether the table gives this worker the other role: then it is no member in the one that it has."""
+        found = self._named
+        return found is not None and found.role != self.role
+
+    @property
+    def _named(self) -> Member | None:
         members = self.table.members if self.table is not None else ()
         for member in members:
-            if member.role == self.role and (
-                member.uid == self._uid if self._uid else member.name == self._name
-            ):
+            if member.uid == self._uid if self._uid else member.name == self._name:
                 return member
         return None
 
@@ -59,18 +70,22 @@ class Membership:
     @property
     def is_ready(self) -> bool:
         """Whether this worker may take requests."""
-        return self.me is not None and self.has_formed and bool(self.verified)
+        return self.me is not None and self.has_formed and (self._needs_nobody or bool(self.verified))
 
     @property
     def explanation(self) -> str:
         """Why it is ready or not, for people."""
         if self.table is None:
             return "the group's rank table has not been published yet"
+        if self.is_reassigned:
+            return f"the rank table {self.table.digest()} gives pod {self._name} the other role"
         if self.me is None:
             return (
                 f"pod {self._name} ({self._uid or 'no uid'}) is not in the rank table {self.table.digest()}"
             )
         missing = [peer for peer in self.peers if self._connections[peer.uid] == 0]
+        if self._needs_nobody:
+            return "the group is combined: decodes compute the prompts, too"
         if not self.peers:
             return "the rank table names no peer of the other role"
         if not missing:
@@ -162,7 +177,12 @@ class Membership:
         """An attempt to reach a peer failed."""
         self._faults[uid] = fault
 
+    @property
+    def _needs_nobody(self) -> bool:
+        return self.role == "decode" and self.table is not None and self.table.combined
+
     def _look(self) -> None:
         wanted = len(self.peers) if self._is_patient else 1
-        if self.me is not None and self.peers and len(self.verified) >= wanted:
+        has_peers = bool(self.peers) and len(self.verified) >= wanted
+        if self.me is not None and (self._needs_nobody or has_peers):
             self.has_formed = True

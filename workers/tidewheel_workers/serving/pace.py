@@ -9,8 +9,9 @@ from typing import Literal
 
 from tidewheel_workers.serving.ledger import GAIN
 
-#: From asking a server to its answer, and from asking a prefill to the decode's first bytes.
-Stage = Literal["prefill", "decode", "first token"]
+#: From asking a server to its answer, and from asking a prefill to the decode's first bytes. A decode that does both has
+#: other requests beside, so that its times are kept apart.
+Stage = Literal["prefill", "decode", "first token", "both"]
 
 #: Something is known after so many requests, and a line's speed follows the last ones.
 LEAST_SEEN, MOST_SEEN = 8, 64
@@ -66,7 +67,7 @@ class Pace:
             characters: the prompt's length.
             seconds: since it began.
             at: now.
-            beside: how many other requests of ours the prefill had then.
+            beside: how many other requests of ours the server that computed the prompt had then.
         """
         self._usual.clear()
         loads = self._seen.setdefault((stage, characters.bit_length()), {})
@@ -104,11 +105,15 @@ class Pace:
         self._usual[stage, length, load] = usual, until
         return usual
 
-    def first_token_seconds(self, characters: int, at: float, *, beside: int = 0) -> float:
-        """What nearly every prompt of that length needs from asking a prefill; 0 while nothing is known.
+    def first_token_seconds(
+        self, characters: int, at: float, *, beside: int = 0, does: Literal["prefill", "decode"] = "prefill"
+    ) -> float:
+        """What nearly every prompt of that length needs from asking a prefill, or a decode that does both; 0 while nothing is known.
 
         Of answers that are no streams only the prefill is seen.
         """
+        if does == "decode":
+            return self.nearly_all("both", characters, at, beside=beside)
         seen = self.nearly_all("first token", characters, at, beside=beside)
         return seen or self.nearly_all("prefill", characters, at, beside=beside)
 

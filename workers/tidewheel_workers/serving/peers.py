@@ -14,6 +14,7 @@ from tidewheel_workers.serving.kv_wire import UnexpectedFrame, WireError
 from tidewheel_workers.serving.watched_file import WatchedFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tidewheel.api.ranktable import Member
@@ -36,8 +37,19 @@ class Peers:
         *,
         client: KVClient | None,
         timeout_seconds: float,
+        on_reassigned: Callable[[], None] | None = None,
     ) -> None:
+        """Watch.
+
+        Args:
+            membership: what is known of the group.
+            ranks_file: the rank table; may not be there yet.
+            client: connects to the prefills; None on a prefill.
+            timeout_seconds: after that one verified peer is enough.
+            on_reassigned: called when a table gives this worker the other role; later tables are for whoever has it then.
+        """
         self.membership = membership
+        self._on_reassigned = on_reassigned
         self._file = WatchedFile(ranks_file, RankTable.model_validate_json)
         self._client = client
         self._timeout_seconds = timeout_seconds
@@ -61,12 +73,18 @@ class Peers:
             await asyncio.gather(*self._links.values(), return_exceptions=True)
 
     def _on_table(self, table: RankTable) -> None:
+        if self.membership.is_reassigned:
+            return
         try:
             self.membership.update(table)
         except ValueError as error:
             log.error("ignored a rank table: %s", error)
             return
         log.info("rank table %s: %d members", table.digest(), len(table.members))
+        if self.membership.is_reassigned:
+            if self._on_reassigned is not None:
+                self._on_reassigned()
+            return
         if self._client is None:
             return
         wanted = {_place(peer): peer for peer in self.membership.peers}

@@ -28,10 +28,8 @@ from tidewheel_workers.serving.kv_params import prefill_asked
 from tidewheel_workers.serving.kv_server import KVServer
 from tidewheel_workers.serving.kv_transport import HAND_OVER_HEADER, RELEASE_PATH
 from tidewheel_workers.serving.openai_answers import Answer, fingerprint
-from tidewheel_workers.serving.process import run
 from tidewheel_workers.serving.resumed import resumed_tokens
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER
-from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.start_errors import cannot_listen, cannot_reserve
 from tidewheel_workers.serving.worker import Worker, translate
 
@@ -39,12 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from tidewheel_workers.serving.device_health import DeviceWatch
     from tidewheel_workers.serving.engine import Computed, ServingEngine
     from tidewheel_workers.serving.engine_loop import EngineLoop
     from tidewheel_workers.serving.errors import ApiError
     from tidewheel_workers.serving.kv_buffer import KVBuffer
     from tidewheel_workers.serving.kv_transport import HandOver
     from tidewheel_workers.serving.membership import Membership
+    from tidewheel_workers.serving.settings import WorkerSettings
 
 log = logging.getLogger("tidewheel_workers.serving.prefill")
 tracer = trace.get_tracer("tidewheel_workers.serving.prefill")
@@ -80,8 +80,8 @@ class _Release(BaseModel):
 class PrefillServer(Worker):
     """The prefill role."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: WorkerSettings, *, devices: DeviceWatch | None = None) -> None:
+        super().__init__(settings, devices=devices)
         self._kv: KVServer | None = None
         self.metrics.watch(
             running=lambda: self.slots.used - self._waiting, waiting=lambda: 0, kv_usage=self._kv_usage
@@ -89,7 +89,7 @@ class PrefillServer(Worker):
 
     def routes(self) -> Sequence[web.RouteDef]:
         """As in `Worker`."""
-        return (*super().routes(), web.post(RELEASE_PATH, self._release))
+        return (*super().routes(), web.post(RELEASE_PATH, self.release))
 
     def connect(self, engine: ServingEngine, membership: Membership) -> None:
         """Listen for decodes.
@@ -257,7 +257,7 @@ class PrefillServer(Worker):
             return busy(str(error))
         return translate(error, max_context=engine.engine.max_context)
 
-    async def _release(self, request: web.Request) -> web.Response:
+    async def release(self, request: web.Request) -> web.Response:
         """Give a KV up that nobody will fetch: its bearer is proof enough."""
         raw = await read_body(request)
         try:
@@ -280,7 +280,10 @@ class PrefillServer(Worker):
 
 def main() -> None:
     """The program."""
-    run("prefill", lambda: PrefillServer(WorkerSettings.for_role("prefill")))
+    # it may come to need the other role, whose module needs what this one is made of
+    from tidewheel_workers.serving.member import run_member
+
+    run_member("prefill")
 
 
 if __name__ == "__main__":

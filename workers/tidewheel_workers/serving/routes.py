@@ -19,7 +19,7 @@ def routes_file(path: Path) -> WatchedFile[Routes]:
 
 
 def usable_groups(routes: Routes | None) -> tuple[RouteGroup, ...]:
-    """The groups that can answer: with at least one prefill and one decode."""
+    """The groups that can answer: with at least one prefill and one decode, or combined with a decode."""
     if routes is None:
         return ()
-    return tuple(group for group in routes.groups if group.prefill and group.decode)
+    return tuple(group for group in routes.groups if group.decode and (group.prefill or group.combined))

@@ -64,7 +64,9 @@ class Listener(Protocol):
 class Service(Protocol):
     """One role's server."""
 
-    registry: CollectorRegistry
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The metrics."""
 
     @property
     def settings(self) -> Settings:

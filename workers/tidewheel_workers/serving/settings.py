@@ -75,6 +75,10 @@ class WorkerSettings(Settings):
     slots: int = Field(4, ge=1)
     kv_cache_tokens: OptionalCount = None
     batch_tokens: OptionalCount = None
+    #: The same three in the other role, should the pod be given it; without slots it has as many there.
+    flip_slots: OptionalCount = None
+    flip_kv_cache_tokens: OptionalCount = None
+    flip_batch_tokens: OptionalCount = None
     kv_port: int = Field(KV_PORT, ge=0, le=65535)
     ranks_file: Path = Path(RANKS_PATH)
     device_health_file: OptionalPath = None
@@ -94,6 +98,20 @@ class WorkerSettings(Settings):
             BadSettings: as in `from_environment`.
         """
         return cls.from_environment({**environment, variable_of("role"): role})
+
+    def flipped(self) -> Self:
+        """The settings of the same pod in the other role."""
+        return self.model_copy(
+            update={
+                "role": "decode" if self.role == "prefill" else "prefill",
+                "slots": self.flip_slots or self.slots,
+                "kv_cache_tokens": self.flip_kv_cache_tokens,
+                "batch_tokens": self.flip_batch_tokens,
+                "flip_slots": self.slots,
+                "flip_kv_cache_tokens": self.kv_cache_tokens,
+                "flip_batch_tokens": self.batch_tokens,
+            }
+        )
 
 
 class GatewaySettings(Settings):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidewheel_workers.serving.engine import KVSink, Prefilled, Prompt, Sampling
+    from tidewheel_workers.serving.settings import WorkerSettings
 
 NAME = "stand-in"
 SHAPE = KVShape(layers=2, kv_heads=1, head_dim=8, dtype="float32")
@@ -109,6 +110,12 @@ class StandInEngine:
             step_seconds=given.get("step_ms", 0) / 1000,
             prefill_seconds=given.get("prefill_ms", 0) / 1000,
         )
+
+    def fit(self, settings: WorkerSettings) -> None:
+        """As in `ServingEngine`."""
+        self._slots = settings.slots
+        self._remembered.clear()
+        self._prefix_queries = self._prefix_hits = 0
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """The last message's bytes."""

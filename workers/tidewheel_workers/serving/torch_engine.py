@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from dataclasses import asdict
@@ -29,6 +30,7 @@ from tidewheel_workers.serving.engine import (
     KVShape,
     Logprob,
 )
+from tidewheel_workers.serving.start_errors import CannotStart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +49,8 @@ class TorchEngine:
     """`llm.engine.Engine` as a `ServingEngine`: values are translated, nothing is decided."""
 
     def __init__(self, loaded: LoadedModel, kv: KVCache, limits: EngineLimits) -> None:
+        self._loaded = loaded
+        self._device = kv.device
         self._tokenizer = loaded.tokenizer
         self._engine = Engine(loaded.model, loaded.tokenizer, kv, limits)
         self.max_context = self._engine.max_context
@@ -82,22 +86,21 @@ class TorchEngine:
             torch.set_num_threads(
                 1
             )  # what is left for torch is small, and its waiting threads would be in the way
-        layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
-        context = min(settings.max_context_tokens, loaded.model.config.max_positions)
-        tokens = cache_tokens(
-            settings, context=context, token_bytes=layout.bytes_for(1), left=memory_left(device)
-        )
-        kv = KVCache(layout, blocks=layout.blocks_for(tokens), device=device)
-        log.info("the KV cache holds %d tokens in %d MiB", kv.capacity_tokens, kv.pool.nbytes >> 20)
-        return cls(
-            loaded,
-            kv,
-            EngineLimits(
-                max_running=max(settings.slots, LEAST_SEQUENCES),
-                max_context=context,
-                batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS[settings.role],
-            ),
-        )
+        return cls(loaded, *_sized(loaded, settings, device))
+
+    def fit(self, settings: WorkerSettings) -> None:
+        """As in `ServingEngine`: the KV cache and the scheduler are made anew."""
+        # the old cache goes first, as a device may not hold both
+        del self._engine
+        gc.collect()
+        if self._device.type != "cpu":
+            getattr(torch, self._device.type).empty_cache()
+        try:
+            kv, limits = _sized(self._loaded, settings, self._device)
+        except (RuntimeError, MemoryError) as error:
+            raise CannotStart(f"no room for the KV cache of a {settings.role} server: {error}") from error
+        self._engine = Engine(self._loaded.model, self._tokenizer, kv, limits)
+        self.max_context = self._engine.max_context
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """As in `ServingEngine`."""
@@ -146,6 +149,24 @@ class TorchEngine:
             prefix_hits=stats.prefix_hits,
             preemptions=stats.preemptions,
         )
+
+
+def _sized(
+    loaded: LoadedModel, settings: WorkerSettings, device: torch.device
+) -> tuple[KVCache, EngineLimits]:
+    """The KV cache and the limits of an engine of that role."""
+    layout = KVLayout.of(loaded.model.config, loaded.model.dtype)
+    context = min(settings.max_context_tokens, loaded.model.config.max_positions)
+    tokens = cache_tokens(
+        settings, context=context, token_bytes=layout.bytes_for(1), left=memory_left(device)
+    )
+    kv = KVCache(layout, blocks=layout.blocks_for(tokens), device=device)
+    log.info("the KV cache holds %d tokens in %d MiB", kv.capacity_tokens, kv.pool.nbytes >> 20)
+    return kv, EngineLimits(
+        max_running=max(settings.slots, LEAST_SEQUENCES),
+        max_context=context,
+        batch_tokens=settings.batch_tokens or DEFAULT_BATCH_TOKENS[settings.role],
+    )
 
 
 def _rows(settings: WorkerSettings) -> tuple[Device, ...]:

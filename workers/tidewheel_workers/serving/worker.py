@@ -23,7 +23,7 @@ from tidewheel_workers.serving.errors import ApiError, busy, invalid, unavailabl
 from tidewheel_workers.serving.http_server import AiohttpListener, read_body
 from tidewheel_workers.serving.membership import Membership
 from tidewheel_workers.serving.metrics import KVMetrics, WorkerMetrics
-from tidewheel_workers.serving.openai_answers import models
+from tidewheel_workers.serving.openai_answers import models as models_answer
 from tidewheel_workers.serving.openai_api import (
     CHAT,
     COMPLETIONS,
@@ -39,7 +39,7 @@ from tidewheel_workers.serving.slots import Slot, Slots
 from tidewheel_workers.serving.stand_in import StandInEngine, is_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from tidewheel_workers.serving.engine import ServingEngine
     from tidewheel_workers.serving.kv_client import KVClient
@@ -53,8 +53,16 @@ tracer = trace.get_tracer(__name__)
 class Worker(ABC):
     """The base of both roles; a subclass answers requests and brings its end of the KV transfer."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, *, devices: DeviceWatch | None = None) -> None:
+        """A server that has not begun.
+
+        Args:
+            settings: its own.
+            devices: the watch over the process's devices, if there is one already.
+        """
         self.settings: WorkerSettings = settings
+        #: Set once the rank table gives this pod the other role.
+        self.is_reassigned = asyncio.Event()
         self.registry = CollectorRegistry()
         self.slots = Slots(settings.slots)
         self.metrics = WorkerMetrics(self.registry, model_name=settings.model_name)
@@ -64,10 +72,7 @@ class Worker(ABC):
         self.engine: EngineLoop | None = None
         self.peers: Peers | None = None
         self.is_draining = False
-        self.devices: DeviceWatch | None = None
-        if settings.device_health_file is not None:
-            devices = visible_devices(settings.devices_variable)
-            self.devices = DeviceWatch(settings.device_health_file, devices)
+        self.devices = devices or watched_devices(settings)
         self._created = int(time.time())
 
     def listener(self, open_requests: OpenRequests) -> Listener:
@@ -79,7 +84,7 @@ class Worker(ABC):
         return (
             web.post(CHAT, self.complete),
             web.post(COMPLETIONS, self.complete),
-            web.get("/v1/models", self._models),
+            web.get("/v1/models", self.models),
         )
 
     @abstractmethod
@@ -96,30 +101,17 @@ class Worker(ABC):
         Raises:
             ModelError: the model cannot be loaded, or a device is sick.
         """
-        if self.devices is None:
-            await self._serve(fail)
-            return
-        # A sick device ends a load that may take minutes, too.
-        tasks = [asyncio.create_task(self.devices.watch()), asyncio.create_task(self._serve(fail))]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await while_healthy(self.devices, self._load_and_serve(fail))
 
-    async def _serve(self, fail: Callable[[BaseException], None]) -> None:
-        began = time.monotonic()
-        cause = trace.get_current_span(context_from_environment()).get_span_context()
-        with tracer.start_as_current_span(
-            "load model",
-            links=[trace.Link(cause)] if cause.is_valid else [],
-            attributes={"gen_ai.request.model": self.settings.model_name},
-        ):
-            engine = await in_daemon_thread(lambda: _load(self.settings))
-        log.info("loaded %s in %.1f s", self.settings.model_source, time.monotonic() - began)
+    async def _load_and_serve(self, fail: Callable[[BaseException], None]) -> None:
+        await self.serve(await load_engine(self.settings), fail)
+
+    async def serve(self, engine: ServingEngine, fail: Callable[[BaseException], None]) -> None:
+        """Hold the group together with a loaded engine until cancelled; `close` gives the engine back.
+
+        Raises:
+            ModelError: this role's end of the KV transfer cannot be set up.
+        """
         self.engine = EngineLoop(engine, on_failure=fail)
         membership = Membership(self.settings, engine.identity)
         self.metrics.watch_peers(
@@ -130,6 +122,7 @@ class Worker(ABC):
             self.settings.ranks_file,
             client=self.connect(engine, membership),
             timeout_seconds=self.settings.peer_timeout_seconds,
+            on_reassigned=self.is_reassigned.set,
         )
         await self.peers.run()
 
@@ -207,9 +200,12 @@ class Worker(ABC):
 
         return await asyncio.to_thread(work)
 
-    async def _models(self, _: web.Request) -> web.Response:
+    async def models(self, _: web.Request) -> web.Response:
+        """What is served."""
         context = self.engine.engine.max_context if self.engine is not None else None
-        return web.json_response(models(self.settings.model_name, created=self._created, max_context=context))
+        return web.json_response(
+            models_answer(self.settings.model_name, created=self._created, max_context=context)
+        )
 
 
 def translate(error: Exception, *, max_context: int) -> ApiError:
@@ -230,6 +226,51 @@ def translate(error: Exception, *, max_context: int) -> ApiError:
             return unavailable("engine_failed", str(error))
         case _:
             raise error
+
+
+def watched_devices(settings: WorkerSettings) -> DeviceWatch | None:
+    """The watch over the devices of this process, where a detector tells of them."""
+    if settings.device_health_file is None:
+        return None
+    return DeviceWatch(settings.device_health_file, visible_devices(settings.devices_variable))
+
+
+async def while_healthy(devices: DeviceWatch | None, work: Coroutine[None, None, None]) -> None:
+    """Do the work; a sick device ends it, a load that may take minutes, too.
+
+    Raises:
+        ModelError: a device is sick, or what the work raises.
+    """
+    if devices is None:
+        await work
+        return
+    tasks = [asyncio.create_task(devices.watch()), asyncio.create_task(work)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def load_engine(settings: WorkerSettings) -> ServingEngine:
+    """The engine that the settings ask for, loaded beside the event loop.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    began = time.monotonic()
+    cause = trace.get_current_span(context_from_environment()).get_span_context()
+    with tracer.start_as_current_span(
+        "load model",
+        links=[trace.Link(cause)] if cause.is_valid else [],
+        attributes={"gen_ai.request.model": settings.model_name},
+    ):
+        engine = await in_daemon_thread(lambda: _load(settings))
+    log.info("loaded %s in %.1f s", settings.model_source, time.monotonic() - began)
+    return engine
 
 
 def _load(settings: WorkerSettings) -> ServingEngine:

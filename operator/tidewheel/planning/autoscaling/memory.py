@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tidewheel.planning.autoscaling.startup import Startups
 from tidewheel.planning.scaling.state import ScalingState, from_text, to_text
 from tidewheel.planning.stored import read_stored
 
@@ -31,6 +32,7 @@ class Memory:
     #: The numbers in force, by scenario; none before the first decision.
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     states: Mapping[str, ScalingState] = field(default_factory=dict)
+    startups: Startups = field(default_factory=Startups)
 
     def to_text(self) -> str:
         """Compact JSON, which `from_text` reads back as the very same memory."""
@@ -41,6 +43,7 @@ class Memory:
                 name: [one.prefill, one.decode, one.reason] for name, one in sorted(self.numbers.items())
             },
             "states": {name: to_text(state) for name, state in sorted(self.states.items())},
+            "startups": self.startups.to_document(),
         }
         return json.dumps(document, separators=(",", ":"))
 
@@ -62,4 +65,6 @@ def _memory(document: Mapping[str, Any]) -> Memory:
             for name, (prefill, decode, reason) in document["numbers"].items()
         },
         states={name: from_text(state) for name, state in document["states"].items()},
+        # an earlier release did not measure them
+        startups=Startups.from_document(document["startups"]) if "startups" in document else Startups(),
     )

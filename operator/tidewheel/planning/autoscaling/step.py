@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.ranktable import Role
 from tidewheel.api.reasons import Reason
-from tidewheel.api.scaling import ScalingStatus, ScenarioScaling
+from tidewheel.api.scaling import ScalingStatus, ScenarioScaling, StartupStatus
 from tidewheel.planning.autoscaling.measured import load_of
 from tidewheel.planning.autoscaling.memory import Memory, Numbers
+from tidewheel.planning.autoscaling.startup import Startups
+from tidewheel.planning.autoscaling.startup_told import startup_deeds, startup_status
 from tidewheel.planning.autoscaling.terms import (
     limits_of,
     profile_of,
@@ -81,14 +83,26 @@ def step_scaling(
             status=seen.status.scaling,
             deeds=forgotten,
         )
-    decisions, states = _decide(seen, spec, groups, window, before, lent or {})
+    pods = [pod for group in groups for pod in group.pods]
+    startups = before.startups.after(pods, since=before.at or window.first.at)
+    decisions, states = _decide(seen, spec, groups, window, before, lent or {}, startups)
     numbers = {name: _numbers(one, before.numbers.get(name)) for name, one in decisions.items()}
-    after = Memory(at=window.last.at, numbers=numbers if spec.scaling.mode == "Auto" else {}, states=states)
+    after = Memory(
+        at=window.last.at,
+        numbers=numbers if spec.scaling.mode == "Auto" else {},
+        states=states,
+        startups=startups,
+    )
+    counted_on = startup_status(spec, startups)
     return ScalingStep(
         targets=_targets(spec, after.numbers, groups),
         memory=after.to_text(),
-        status=_status(decisions, window),
-        deeds=(*forgotten, *_deeds(spec, before, after, decisions, seen.status.scaling)),
+        status=_status(decisions, window, counted_on),
+        deeds=(
+            *forgotten,
+            *startup_deeds(spec, counted_on, seen.status.scaling),
+            *_deeds(spec, before, after, decisions, seen.status.scaling),
+        ),
     )
 
 
@@ -121,12 +135,13 @@ def _remembered(
 def _as_they_stand(
     spec: PDServiceSpec, groups: Collection[Group], lent: Mapping[str, Lent]
 ) -> dict[str, Numbers]:
-    """The numbers of those scenarios that have pods of both roles."""
+    """The numbers of those scenarios that have pods of both roles, or of one that does both."""
     numbers = {}
     for name in scenarios_with_groups(spec):
         pods = [pod for group in groups if group.scenario == name for pod in group.pods]
         counts = _counts(pods, None, lent.get(name))
-        if counts.prefill.asked and counts.decode.asked:
+        is_combined = any(group.is_combined for group in groups if group.scenario == name)
+        if counts.decode.asked and (counts.prefill.asked or is_combined):
             numbers[name] = Numbers(
                 prefill=counts.prefill.asked,
                 decode=counts.decode.asked,
@@ -142,8 +157,9 @@ def _decide(
     window: Window,
     before: Memory,
     lent: Mapping[str, Lent],
+    startups: Startups,
 ) -> tuple[dict[str, Decision], dict[str, ScalingState]]:
-    limits, profile = limits_of(spec), profile_of(spec)
+    limits, profile = limits_of(spec, startups), profile_of(spec)
     scenarios = []
     for name in scenarios_with_groups(spec):
         pods = [pod for group in groups if group.scenario == name for pod in group.pods]
@@ -155,6 +171,7 @@ def _decide(
                 targets=promises_of(spec, name),
                 limits=limits,
                 profile=profile,
+                disaggregation=spec.disaggregation_of(name),
             )
         )
     decisions, states, _ = decide_all(
@@ -200,13 +217,14 @@ def _role_counts(pods: Iterable[ObservedPod], role: Role, asked: int, lent: int)
 
 
 def _numbers(decision: Decision, before: Numbers | None) -> Numbers:
-    """What is asked for; where not even one of each role fits the budget, what there was, and the least at first.
+    """What is asked for, no prefill where decodes do both; where not even the least fits the budget, what there was, if anything.
 
     A budget that is too small is a mistake in the spec to be told of, and no reason to stop answering a scenario's requests.
     """
     prefill, decode = decision.prefill, decision.decode
-    if not (prefill and decode):
-        prefill, decode = (before.prefill, before.decode) if before is not None else (1, 1)
+    if not decode:
+        least = (min(1, decision.needed[0]), 1)
+        prefill, decode = (before.prefill, before.decode) if before is not None else least
     return Numbers(prefill=prefill, decode=decode, reason=f"{decision.reason}: {decision.message}")
 
 
@@ -216,7 +234,7 @@ def _targets(
     """The numbers as groups: no more groups than are needed to keep each within its size, and none given up for it."""
     planned = scenarios_with_groups(spec)
     targets = {}
-    for name, one in numbers.items():
+    for name, one in {**_first_numbers(spec), **numbers}.items():
         if name not in planned:
             continue
         there = sum(group.scenario == name and not group.is_leaving for group in groups)
@@ -230,9 +248,26 @@ def _targets(
     return targets
 
 
-def _status(decisions: Mapping[str, Decision], window: Window) -> ScalingStatus:
+def _first_numbers(spec: PDServiceSpec) -> dict[str, Numbers]:
+    """Where the spec's own numbers, which stand until a window has ended, are less than its planner's least."""
+    if spec.scaling.mode != "Auto":
+        return {}
+    least = (spec.scaling.prefill.min, spec.scaling.decode.min)
+    return {
+        name: Numbers(
+            prefill=max(asked.prefill, least[0]) if asked.prefill else 0,
+            decode=max(asked.decode, least[1]),
+            reason=f"spec.scaling: {least[0]} prefill and {least[1]} decode at least",
+        )
+        for name, asked in targets_of(spec).items()
+        if asked.groups and (0 < asked.prefill < least[0] or asked.decode < least[1])
+    }
+
+
+def _status(decisions: Mapping[str, Decision], window: Window, startup: StartupStatus) -> ScalingStatus:
     return ScalingStatus(
         time=as_time(datetime.fromtimestamp(window.last.at, UTC)),
+        startup=startup,
         scenarios=tuple(
             ScenarioScaling(
                 name=name,

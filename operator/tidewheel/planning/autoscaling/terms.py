@@ -7,6 +7,7 @@ from typing import get_args
 from tidewheel.api.pdservice import PDServiceSpec
 from tidewheel.api.scaling import Day, ScheduledFloor
 from tidewheel.api.scenarios import DEFAULT_SCENARIO, Scenario
+from tidewheel.planning.autoscaling.startup import Startups
 from tidewheel.planning.scaling.floors import Floor
 from tidewheel.planning.scaling.profile import DecodeLaw, DeviceProfile, PrefillLaw
 from tidewheel.planning.scaling.scenario import Limits
@@ -51,13 +52,20 @@ def promises_of(spec: PDServiceSpec, name: str) -> Targets:
     )
 
 
-def limits_of(spec: PDServiceSpec) -> Limits:
-    """What each scenario may have."""
+def limits_of(spec: PDServiceSpec, startups: Startups | None = None) -> Limits:
+    """What each scenario may have.
+
+    Args:
+        spec: the service's.
+        startups: those that were measured; until there are enough, and as the least, the spec's counts.
+    """
     scaling = spec.scaling
+    by_role = (startups or Startups()).or_longer(float(scaling.startup_seconds))
     return Limits(
         prefill=(scaling.prefill.min, scaling.prefill.max),
         decode=(scaling.decode.min, scaling.decode.max),
-        startup_seconds=float(scaling.startup_seconds),
+        startup_seconds=max(by_role),
+        startup_by_role=by_role,
         hold_seconds=float(scaling.hold_seconds) if scaling.hold_seconds is not None else None,
         most_per_step=scaling.most_per_step,
         floors=tuple(_floor(floor) for floor in scaling.floors),

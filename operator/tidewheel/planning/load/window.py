@@ -91,8 +91,11 @@ def load_in(
     all_arrivals = sum(value for series, value in gateways.values.items() if series.name == page.ARRIVALS)
     rejected = counted(page.ENDED_EARLY)
     waiting = gateways.values.get(Series(page.WAITING), 0.0)
-    queries = prefills.values.get(Series(page.PREFIX_QUERIES), 0.0)
-    hits = prefills.values.get(Series(page.PREFIX_HITS), 0.0)
+    # decodes compute prompts, too, where there are no prefills, or these are busy
+    queries, hits = (
+        sum(role.values.get(Series(name), 0.0) for role in (prefills, decodes))
+        for name in (page.PREFIX_QUERIES, page.PREFIX_HITS)
+    )
     in_time = ttft.count * (ttft.share_up_to(ttft_seconds) or 0.0)
     decode_seconds = _mean(decodes, page.DECODE_SECONDS)
     return ScenarioLoad(

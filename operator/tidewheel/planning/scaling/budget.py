@@ -18,7 +18,7 @@ class Ask:
     """What a scenario wants of the budget. Costs are accelerators per instance."""
 
     name: str
-    need: tuple[int, int]  # prefill, decode; never below `least`
+    need: tuple[int, int]  # prefill, decode; never below `least`; no prefill where decodes do both
     least: tuple[int, int] = (1, 1)
     rate: float = 1.0  # requests per second, to be served
     weight: float = 1.0  # what a request is worth beside others'
@@ -30,7 +30,8 @@ class Ask:
 
     def served(self, counts: tuple[int, int]) -> float:
         """The greatest share of its requests that they serve."""
-        return min(1.0, counts[0] / max(self.need[0], 1), counts[1] / max(self.need[1], 1))
+        needs = zip(counts, self.need, strict=True)
+        return min([1.0, *(count / need for count, need in needs if need > 0)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ instance asked for now would be ready, size both roles for it, keep scheduled fl
 the budget over all scenarios; then go at most one step. Growth waits for nothing. Shrinking waits until the need has been
 lower for a holding time, and asks that the rest carry what was ever needed in it, with a twentieth to spare. Everything is
 a function of the arguments: the same state, windows and counts give the same decision, before a restart and after.
+
+Where a scenario may run combined (`combining`), its decodes compute the prompts as well: then 0 prefills are asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tidewheel.planning.scaling.budget import Ask, Shares, share
+from tidewheel.planning.scaling.combining import Disaggregation, runs_combined
 from tidewheel.planning.scaling.forecast import Kind
 from tidewheel.planning.scaling.observed import ScenarioLoad
 from tidewheel.planning.scaling.profile import DeviceProfile
@@ -41,7 +44,9 @@ class Decision:
     expected_rate: float = 0.0  # requests per second at the horizon
     attainment: tuple[float, float] | None = None  # expected shares of TTFT and TPOT with what is asked for
     hopeless_share: float = 0.0  # prompts that no number of prefills serves in time
-    combined: int | None = None  # instances that would do both, if that needs clearly fewer
+    combined: int | None = (
+        None  # instances that would do both, if that needs clearly fewer, or that is chosen
+    )
 
 
 def decide(
@@ -54,6 +59,7 @@ def decide(
     profile: DeviceProfile | None,
     now: float,
     budget: int | None = None,
+    disaggregation: Disaggregation = "Always",
 ) -> tuple[Decision, ScalingState]:
     """One scenario that has its budget for itself.
 
@@ -66,8 +72,17 @@ def decide(
         profile: what one device can do, if that is known.
         now: seconds since the Unix epoch.
         budget: accelerators.
+        disaggregation: whether there must, or must not, be prefills.
     """
-    scenario = Scenario(name="", load=load, counts=counts, targets=targets, limits=limits, profile=profile)
+    scenario = Scenario(
+        name="",
+        load=load,
+        counts=counts,
+        targets=targets,
+        limits=limits,
+        profile=profile,
+        disaggregation=disaggregation,
+    )
     decisions, states, _ = decide_all({"": state}, (scenario,), budget=budget, now=now)
     return decisions[""], states[""]
 
@@ -136,6 +151,10 @@ def _within(budget: int, wishes: Sequence[Wish], steps: list[tuple[int, int]]) -
             role = min(roles, key=lambda role: have[role] / wanted[role])
             have[role] += 1
             free -= costs[role]
+        if runs_combined(wish.scenario.asked) and have[0] < wanted[0]:
+            # too few prefills would have to compute all prompts
+            free += costs[0] * have[0]
+            have[0] = 0
         cut.append((have[0], have[1]))
     return cut
 
@@ -154,7 +173,7 @@ def _decision(wish: Wish, granted: tuple[int, int], taken: tuple[int, int], shar
         reason = "NoRoom"
         message = f"{message}; no node has room for all of them, so no more are asked for"
     attainment = None
-    if wish.works is not None and wish.demands is not None:
+    if wish.works is not None and wish.demands is not None and not runs_combined(taken):
         attainment = (
             prefill_attainment(max(1, taken[0]), wish.demands[0], wish.works[0]),
             decode_attainment(max(1, taken[1]), wish.demands[1], wish.works[1]),
@@ -180,7 +199,7 @@ def _bottleneck(wish: Wish) -> Bottleneck:
     """The role that lacks the greater part of what is needed."""
     counts = wish.scenario.counts
     lacks = [
-        1 - have.coming / max(need, 1)
+        1 - have.coming / max(need, 1) if need > 0 else 0.0
         for have, need in zip((counts.prefill, counts.decode), wish.needed, strict=True)
     ]
     if max(lacks) <= 0:

@@ -90,7 +90,9 @@ def _evidence(
     carried_prefill, carried_decode = state.carried_prefill, state.carried_decode
     if load.ttft_attainment >= targets.attainment and prefill.ready:
         carried_prefill = max(carried_prefill, load.rate * load.prefill_seconds / prefill.ready)
-    if load.tpot_attainment >= targets.attainment and decode.ready:
+    # decodes that compute the prompts, too, carry the first token as well
+    in_time = load.tpot_attainment if prefill.asked else min(load.tpot_attainment, load.ttft_attainment)
+    if in_time >= targets.attainment and decode.ready:
         carried_decode = max(carried_decode, load.rate * load.decode_seconds / decode.ready)
     return replace(state, carried_prefill=carried_prefill, carried_decode=carried_decode)
 

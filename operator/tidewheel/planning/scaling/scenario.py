@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tidewheel.planning.scaling.combining import Disaggregation
 from tidewheel.planning.scaling.floors import Floor
 from tidewheel.planning.scaling.observed import RoleCounts, ScenarioLoad
 from tidewheel.planning.scaling.profile import DeviceProfile
@@ -20,6 +21,7 @@ class Limits:
     prefill: tuple[int, int] = (1, 64)  # least and most
     decode: tuple[int, int] = (1, 64)
     startup_seconds: float = 60.0  # from asking for an instance until it serves
+    startup_by_role: tuple[float, float] | None = None  # of a prefill and of a decode, where they differ
     hold_seconds: float | None = None  # before a count shrinks; two start-ups or four windows if left out
     most_per_step: int = 8  # instances of a role that one decision adds or takes away
     floors: tuple[Floor, ...] = ()
@@ -33,8 +35,13 @@ class Limits:
                 raise ValueError(
                     f"{role}: between {least} and {most} instances is no range; keep one at least"
                 )
-        if self.most_per_step < 1 or self.startup_seconds < 0:
+        if self.most_per_step < 1 or min(self.startup_seconds, *self.startups) < 0:
             raise ValueError("a step adds one instance at least, and starting up takes no negative time")
+
+    @property
+    def startups(self) -> tuple[float, float]:
+        """From asking for a prefill, and for a decode, until it serves; seconds."""
+        return self.startup_by_role or (self.startup_seconds, self.startup_seconds)
 
     def hold(self, window: float) -> float:
         """How long a need must have been lower before a count follows it down."""
@@ -61,6 +68,8 @@ class Scenario:
     targets: Targets
     limits: Limits
     profile: DeviceProfile | None = None  # without one the sign rule decides
+    #: With Never, or where Auto so chooses, there are no prefills, and decodes compute the prompts.
+    disaggregation: Disaggregation = "Always"
 
     @property
     def asked(self) -> tuple[int, int]:

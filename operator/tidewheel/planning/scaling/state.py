@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from tidewheel.planning.scaling.combining import Choice
 from tidewheel.planning.scaling.forecast import Season, Series
 from tidewheel.planning.scaling.observed import ScenarioLoad
 from tidewheel.planning.scaling.online import SignState
@@ -41,6 +42,7 @@ class ScalingState:
     held: tuple[Held, ...] = ()
     watched: float = 0.0  # seconds for which needs were noted, up to the holding time
     sign: SignState = field(default_factory=SignState)
+    choice: Choice = field(default_factory=Choice)
 
     @property
     def knows_requests(self) -> bool:
@@ -95,6 +97,7 @@ def to_text(state: ScalingState) -> str:
         "held": [[one.at, one.prefill, one.decode] for one in state.held],
         "watched": state.watched,
         "sign": _listed(state.sign),
+        "choice": _listed(state.choice),
     }
     return json.dumps(document, separators=(",", ":"))
 
@@ -119,6 +122,8 @@ def _state(document: Mapping[str, Any]) -> ScalingState:
         held=tuple(Held(at=at, prefill=p, decode=d) for at, p, d in document["held"]),
         watched=document["watched"],
         sign=_filled(SignState, document["sign"]),
+        # an earlier release had no choice
+        choice=_filled(Choice, document["choice"]) if "choice" in document else Choice(),
     )
 
 

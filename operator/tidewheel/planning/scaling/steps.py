@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+from tidewheel.planning.scaling.combining import runs_combined
 from tidewheel.planning.scaling.observed import RoleCounts
 
 
@@ -17,10 +18,13 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
     other shrinks, the ratio moves the right way whatever the order, and each goes as far as it may. A role with
     instances that no node has room for is asked for no more; the other one goes on.
 
+    Prefills that are to go for good, since decodes are to do both, go together, and only once as many decodes are asked for as
+    are wanted; those that are to come where there are none come together, too. For a part of them could not carry the load.
+
     Args:
         prefill: what there is of prefills.
         decode: what there is of decodes.
-        wanted: prefills and decodes in the end.
+        wanted: prefills and decodes in the end; no prefills where decodes are to do both.
         most: instances of one role that one step may add or take away, at least 1.
     """
     have = (prefill.asked, decode.asked)
@@ -29,6 +33,10 @@ def step(prefill: RoleCounts, decode: RoleCounts, wanted: tuple[int, int], *, mo
         for counts, here, end in zip((prefill, decode), have, wanted, strict=True)
     ]
     near = [min(max(end, here - most), here + most) for here, end in zip(have, ends, strict=True)]
+    if runs_combined((ends[0], ends[1])):
+        return (have[0] if near[1] < ends[1] else 0), near[1]
+    if runs_combined(have):
+        return ends[0], near[1]
     if min(ends) < 1:
         return near[0], near[1]
     shares = [Fraction(count, end) for count, end in zip(near, ends, strict=True)]

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tidewheel.planning.scaling.combining import (
+    PAYS,
+    Choice,
+    as_chosen,
+    choose,
+    runs_combined,
+    windows_needed,
+)
 from tidewheel.planning.scaling.floors import floor_at
 from tidewheel.planning.scaling.forecast import Kind, outlook, see
-from tidewheel.planning.scaling.online import Sign, follow
+from tidewheel.planning.scaling.online import Sign, SignState, follow
 from tidewheel.planning.scaling.profile import DeviceProfile
 from tidewheel.planning.scaling.queueing import DecodeWork, PrefillWork
 from tidewheel.planning.scaling.scenario import Scenario
@@ -36,16 +44,18 @@ Reason = Literal[
     "PrefillBound",
     "DecodeBound",
     "RestCarries",
+    "Combines",
+    "Divides",
 ]
 
 #: What shrinking leaves to spare.
 _SPARE = 1.05
-#: Disaggregation must need this much less than combined instances, or it is said not to pay.
-_PAYS = 0.95
 #: How fast measured service times correct the profile's: a tenth per window.
 _CORRECTION = 0.1
 #: Measured service times of fewer requests correct nothing.
 _ENOUGH = 20
+#: The least share of an instance's time that its prompts are taken to leave.
+_LEAST_FREE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +71,7 @@ class Wish:
     forecast: Kind | None = None
     demands: tuple[Demand, Demand] | None = None
     works: tuple[PrefillWork, DecodeWork] | None = None
-    combined: int | None = None
+    combined: int | None = None  # instances that would do both, if those are clearly fewer, or chosen
 
 
 def wish_of(state: ScalingState, scenario: Scenario, *, now: float) -> tuple[Wish, ScalingState]:
@@ -83,23 +93,22 @@ def _by_profile(
     load, limits, targets = scenario.load, scenario.limits, scenario.targets
     have = scenario.asked
     if not state.knows_requests:
+        state, have = _unsized(state, scenario)
         wanted, floored = _bounded(have, scenario, now=now)
-        message = "no request was seen yet: there is nothing to size for"
-        return Wish(
-            scenario=scenario,
-            wanted=wanted,
-            needed=have,
-            reason="ScheduledFloor" if floored and wanted != have else "NothingMeasured",
-            message="a scheduled floor holds" if floored and wanted != have else message,
-        ), state
+        reason, message = _told_otherwise(
+            scenario, have, "NothingMeasured", "no request was seen yet: there is nothing to size for"
+        )
+        if floored and wanted != have:
+            reason, message = "ScheduledFloor", "a scheduled floor holds"
+        return Wish(scenario=scenario, wanted=wanted, needed=have, reason=reason, message=message), state
     prefill = prefill_work(state.work, profile, targets)
     decode = decode_work(state.work, profile, targets)
     unit = _work_unit(state, prefill)
     state = _corrected(state, scenario, profile, unit)
     state = _seen(state, scenario, profile, prefill, now=now)
-    ahead = limits.startup_seconds + load.seconds
     expected = [
-        outlook(series, state.season, at=now, ahead=ahead) for series in (state.prefill, state.decode)
+        outlook(series, state.season, at=now, ahead=startup + load.seconds)
+        for series, startup in zip((state.prefill, state.decode), limits.startups, strict=True)
     ]
     demands = tuple(
         Demand(mean=one.mean / unit, relative_variance=one.relative_variance)
@@ -109,13 +118,24 @@ def _by_profile(
         prefills_for(demands[0], prefill, targets.attainment, most=limits.prefill[1]),
         decodes_for(demands[1], decode, targets.attainment, most=limits.decode[1]),
     )
+    both = _Both(state=state, scenario=scenario, profile=profile, prefill=prefill)
+    apart = needed
+    state, combined = _chosen(state, both, demands[1], apart, now=now)
     spared = list(needed)
-    if needed[0] < have[0]:
-        lasting = _lasting(demands[0], expected[0].now / unit)
-        spared[0] = prefills_for(lasting, prefill, targets.attainment, most=have[0])
-    if needed[1] < have[1]:
-        lasting = _lasting(demands[1], expected[1].now)
-        spared[1] = decodes_for(lasting, decode, targets.attainment, most=have[1])
+    if state.choice.is_combined:
+        most = limits.decode[1]
+        needed = (0, most if combined is None else combined)
+        spared = list(needed)
+        if needed[1] < have[1]:
+            lasting = _lasting(demands[1], expected[1].now)
+            spared[1] = both.needed(lasting, most=have[1]) or have[1]
+    else:
+        if needed[0] < have[0]:
+            lasting = _lasting(demands[0], expected[0].now / unit)
+            spared[0] = prefills_for(lasting, prefill, targets.attainment, most=have[0])
+        if needed[1] < have[1]:
+            lasting = _lasting(demands[1], expected[1].now)
+            spared[1] = decodes_for(lasting, decode, targets.attainment, most=have[1])
     state = _holding(
         state, (spared[0], spared[1]), now=now, window=load.seconds, hold=limits.hold(load.seconds)
     )
@@ -125,8 +145,13 @@ def _by_profile(
     follows = tuple(
         need if need >= here else min(here, kept) for need, here, kept in zip(needed, have, held, strict=True)
     )
+    if state.choice.is_combined:
+        follows = (0, follows[1])
     wanted, floored = _bounded((follows[0], follows[1]), scenario, now=now)
     reason, message = _why(scenario, needed, (follows[0], follows[1]), wanted, floored, expected[0].kind)
+    if runs_combined(wanted) != runs_combined(have):
+        reason = "Combines" if runs_combined(wanted) else "Divides"
+        message = _why_otherwise(scenario, apart, combined, expected[0].kind)
     return Wish(
         scenario=scenario,
         wanted=wanted,
@@ -137,8 +162,65 @@ def _by_profile(
         forecast=expected[0].kind,
         demands=(demands[0], demands[1]),
         works=(prefill, decode),
-        combined=_combined(state, scenario, profile, prefill, demands[1], needed),
+        combined=combined,
     ), state
+
+
+def _unsized(state: ScalingState, scenario: Scenario) -> tuple[ScalingState, tuple[int, int]]:
+    """What there is, run as is allowed, where nothing is known by which to size it."""
+    is_combined = scenario.disaggregation == "Never"
+    if scenario.disaggregation == "Auto":
+        is_combined = runs_combined(scenario.asked)
+    choice = replace(state.choice, is_combined=is_combined)
+    return _with_choice(state, choice), as_chosen(scenario.asked, is_combined=is_combined)
+
+
+def _with_choice(state: ScalingState, choice: Choice) -> ScalingState:
+    """After a change of it nothing is held: what was needed and carried one way says nothing of the other."""
+    if state.choice.is_combined not in (None, choice.is_combined):
+        state = replace(state, held=(), watched=0.0, sign=SignState())
+    return replace(state, choice=choice)
+
+
+def _told_otherwise(
+    scenario: Scenario, have: tuple[int, int], reason: Reason, message: str
+) -> tuple[Reason, str]:
+    """The reason, unless what there is shall run the other way from now on, without being sized for it."""
+    if runs_combined(have) == runs_combined(scenario.asked):
+        return reason, message
+    return (
+        "Combines" if runs_combined(have) else "Divides",
+        f"disaggregation is {scenario.disaggregation}, and nothing tells how many that needs: it begins with what there is",
+    )
+
+
+def _chosen(
+    state: ScalingState, both: _Both, demand: Demand, apart: tuple[int, int], *, now: float
+) -> tuple[ScalingState, int | None]:
+    """With the choice after the window, and the instances that would do both, if those are clearly fewer, or chosen."""
+    scenario, limits = both.scenario, both.scenario.limits
+    clearly_fewer = int(PAYS * sum(apart))
+    if scenario.disaggregation == "Always":
+        combined = both.needed(demand, most=clearly_fewer)
+    else:
+        combined = both.needed(demand, most=limits.decode[1])
+
+    def cost(counts: tuple[int, int]) -> int:
+        bounded, _ = _bounded(counts, scenario, now=now)
+        return bounded[0] * limits.costs[0] + bounded[1] * limits.costs[1]
+
+    seconds = scenario.load.seconds
+    choice = choose(
+        state.choice,
+        scenario.disaggregation,
+        have=scenario.asked,
+        apart=cost(apart),
+        together=cost((0, combined)) if combined is not None else None,
+        needed_windows=windows_needed(limits.hold(seconds), seconds),
+    )
+    if not choice.is_combined and combined is not None and combined > clearly_fewer:
+        combined = None
+    return _with_choice(state, choice), combined
 
 
 def _work_unit(state: ScalingState, prefill: PrefillWork) -> float:
@@ -156,7 +238,7 @@ def _seen(
 ) -> ScalingState:
     """With the window in both series and in the season."""
     load = scenario.load
-    horizon = scenario.limits.startup_seconds + load.seconds
+    horizons = [startup + load.seconds for startup in scenario.limits.startups]
     work = state.work
     seconds = 0.0
     if load.arrivals:
@@ -179,7 +261,7 @@ def _seen(
             state.season,
             at=now,
             seconds=load.seconds,
-            horizon=horizon,
+            horizon=horizons[0],
             noise=(dispersion + service) / count,
         ),
         decode=see(
@@ -188,7 +270,7 @@ def _seen(
             state.season,
             at=now,
             seconds=load.seconds,
-            horizon=horizon,
+            horizon=horizons[1],
             noise=dispersion / count,
         ),
         season=state.season.see(load.rate, at=now, seconds=load.seconds),
@@ -206,6 +288,9 @@ def _corrected(state: ScalingState, scenario: Scenario, profile: DeviceProfile, 
     if streaming > 0 and load.finished >= _ENOUGH and instances and load.answer_tokens > 1:
         batch = max(1.0, load.finished / load.seconds * load.decode_seconds / instances)
         expected = profile.decode_seconds(batch, work.context_tokens) * load.answer_tokens
+        if not scenario.counts.prefill.ready:
+            # prompts take a share of the time, as in `combined_for`; they make no device slower
+            expected /= max(_LEAST_FREE, 1 - load.rate * unit * work.prefill_correction / instances)
         measured_decode = streaming / expected if expected > 0 else None
     return corrected(state, prefill=measured_prefill, decode=measured_decode, share=_CORRECTION)
 
@@ -224,7 +309,7 @@ def _holding(
 
 
 def _by_signs(state: ScalingState, scenario: Scenario, *, now: float) -> tuple[Wish, ScalingState]:
-    have = scenario.asked
+    state, have = _unsized(state, scenario)
     sign, remembered = follow(
         state.sign,
         scenario.load,
@@ -243,7 +328,10 @@ def _by_signs(state: ScalingState, scenario: Scenario, *, now: float) -> tuple[W
         "stay": ((0, 0), "Balanced", "without a profile, E2E and T_p's share decide; neither has risen"),
     }
     change, reason, message = said[sign]
+    reason, message = _told_otherwise(scenario, have, reason, message)
     needed = (max(1, have[0] + change[0]), max(1, have[1] + change[1]))
+    if state.choice.is_combined:
+        needed = (0, max(1, have[1] + sum(change)))
     wanted, floored = _bounded(needed, scenario, now=now)
     if wanted != needed:
         reason = "ScheduledFloor" if floored else "AtMaximum"
@@ -262,6 +350,10 @@ def _bounded(counts: tuple[int, int], scenario: Scenario, *, now: float) -> tupl
     """Within limits and floors, and whether a floor made the difference."""
     limits = scenario.limits
     floor = floor_at(limits.floors, now=now, ahead=limits.startup_seconds + scenario.load.seconds)
+    if runs_combined(counts):
+        # those that do both are as many as the floor has of both
+        decode = min(max(counts[1], limits.decode[0], sum(floor)), limits.decode[1])
+        return (0, decode), sum(floor) > counts[1]
     floored = floor[0] > counts[0] or floor[1] > counts[1]
     bounds = (limits.prefill, limits.decode)
     first, second = (
@@ -281,6 +373,8 @@ def _why(
 ) -> tuple[Reason, str]:
     have, limits = scenario.asked, scenario.limits
     needs = f"{needed[0]} prefill and {needed[1]} decode are needed for the load ({kind})"
+    if runs_combined(needed):
+        needs = f"{needed[1]} decode that compute the prompts, too, are needed for the load ({kind})"
     if floored and wanted != follows:
         return "ScheduledFloor", f"{needs}; a scheduled floor asks for more"
     if needed[0] >= limits.prefill[1] > 1 or needed[1] >= limits.decode[1] > 1:
@@ -297,20 +391,36 @@ def _why(
     return "Balanced", needs
 
 
-def _combined(
-    state: ScalingState,
-    scenario: Scenario,
-    profile: DeviceProfile,
-    prefill: PrefillWork,
-    demand: Demand,
-    needed: tuple[int, int],
-) -> int | None:
-    """Instances that would do both, if they are clearly fewer and cheaper than the pair."""
-    total = needed[0] + needed[1]
-    context = state.work.context_tokens
-    most = max(1, profile.decode_batch(scenario.targets.tpot_seconds, context))
-    batches = [float(most) ** (part / 7) for part in range(8)] if most > 1 else [1.0, 1.0]
-    correction = state.work.decode_correction
-    iterations = [(batch, correction * profile.decode_seconds(batch, context)) for batch in batches]
-    least = combined_for(demand, prefill, iterations, state.work.answer_tokens, scenario.targets, most=total)
-    return least if least <= _PAYS * total else None
+def _why_otherwise(scenario: Scenario, apart: tuple[int, int], combined: int | None, kind: Kind) -> str:
+    """Why it shall run the other way from now on."""
+    together = "no number" if combined is None else str(combined)
+    compared = f"{apart[0]} prefill and {apart[1]} decode, or {together} that do both, are needed for the load ({kind})"
+    if scenario.disaggregation != "Auto":
+        return f"{compared}; disaggregation is {scenario.disaggregation}"
+    seconds = scenario.load.seconds
+    windows = windows_needed(scenario.limits.hold(seconds), seconds)
+    return f"{compared}; the one has cost clearly less than the other for {windows} windows"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Both:
+    """Sizes instances that do both."""
+
+    state: ScalingState
+    scenario: Scenario
+    profile: DeviceProfile
+    prefill: PrefillWork
+
+    def needed(self, demand: Demand, *, most: int) -> int | None:
+        """The least number, if it is not beyond `most`."""
+        if most < 1:
+            return None
+        work, targets = self.state.work, self.scenario.targets
+        context = work.context_tokens
+        largest = max(1, self.profile.decode_batch(targets.tpot_seconds, context))
+        batches = [float(largest) ** (part / 7) for part in range(8)] if largest > 1 else [1.0, 1.0]
+        iterations = [
+            (batch, work.decode_correction * self.profile.decode_seconds(batch, context)) for batch in batches
+        ]
+        least = combined_for(demand, self.prefill, iterations, work.answer_tokens, targets, most=most + 1)
+        return least if least <= most else None

@@ -5,31 +5,24 @@ of 2024 for code and conversation (hourly means read off published plots; CC-BY,
 its own volume, with lengths of the Azure traces of 2023, arriving as Poisson and in bursts (renewal arrivals whose intervals have
 a coefficient of variation of 2). All planners face the same arrivals and see only the past, except the clairvoyant, which
 knows every arrival, starts instances equally early, and is the leanest of several that keep the promise: the ideal.
-
-    python benchmarks/pd_autoscale_tidal.py [--quick] [--data DIRECTORY] [--plot FILE.svg] [--json]
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.pd.data import INCLUDED, LINKED_H200, trace
+from benchmarks.pd.telling import Check, at_least, at_most
+from benchmarks.pd.tidal_plot import plot_week
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.pd.data import INCLUDED, LINKED_H200, trace
-from benchmarks.pd.telling import Check, at_least, at_most, tell
-from benchmarks.pd.tidal_plot import plot_week
 
 from tidewheel.planning.scaling.scenario import Limits
 from tidewheel.planning.scaling.sizing import Demand, Targets, Workload, decodes_for, prefills_for
@@ -86,29 +79,6 @@ CASES = (
     Case(name="Poisson, 4 times the volume", volume=4.0),
     Case(name="surging as in 2023", surges=True),
 )
-
-
-def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--quick", action="store_true", help="two days and two loads; under a minute")
-    options.add_argument("--plot", type=Path, help="load, capacity, ratio and attainment, as SVG or PNG")
-    options.add_argument("--data", type=Path, help="the directory of the published traces; default: data/")
-    options.add_argument(
-        "--json", action="store_true", help="the figures as one JSON object on the last line"
-    )
-    asked = options.parse_args()
-    console = Console(stderr=asked.json, width=110)
-    figures: dict[str, float] = {}
-    checks = tidal(figures, console, quick=asked.quick, plot=asked.plot, traces=asked.data)
-    return tell(
-        "pd_autoscale_tidal",
-        figures,
-        checks,
-        console=console,
-        as_json=asked.json,
-        service="simulated, fluid, H200 profile",
-        quick=asked.quick,
-    )
 
 
 def tidal(
@@ -373,7 +343,3 @@ def _table(case: Case, days: float, rows: Mapping[str, Mapping[str, float]]) -> 
             f"{row['most instances']:.0f}", f"{row['changes']:.0f}",
         )  # fmt: skip
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())
