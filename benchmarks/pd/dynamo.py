@@ -38,14 +38,15 @@ def closed_loop(
     answer: int,
     requests: int,
     in_flight: int,
+    sequences: int,
 ) -> dict[str, Any]:
-    """Equal requests, so many in flight, on the mocker's default device."""
+    """Equal requests, so many in flight, on the mocker's default device; `sequences` fit into a batch."""
     return _run(
         python,
         folder,
         prefills,
         decodes,
-        {"block_size": 64},
+        {"block_size": 64, "max_num_seqs": sequences},
         *("--input-tokens", str(prompt), "--output-tokens", str(answer)),
         *("--request-count", str(requests), "--replay-concurrency", str(in_flight)),
     )

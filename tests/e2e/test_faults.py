@@ -31,20 +31,17 @@ async def test_a_killed_pod_costs_one_substitute_and_service_continues(
 ) -> None:
     namespace.apply(pd_service(prefill={"replicas": 2}, decode={"replicas": 2}, gateway={"replicas": 2}))
     await asyncio.to_thread(namespace.wait_settled)
-    before = {pod["metadata"]["uid"]: pod for pod in namespace.pods()}
+    before = _restarts_by_pod(namespace)
+    assert set(before.values()) == {0}
     victim = namespace.pods(role)[0]
 
     kill_pod(victim)
-    survivor = Namespace(namespace.cluster, namespace.name)
-    assert await asyncio.to_thread(eventually, lambda: _answers(survivor))
+    after = before | {victim["metadata"]["uid"]: 1}
+    await asyncio.to_thread(eventually, lambda: _restarts_by_pod(namespace) == after)
+    assert await asyncio.to_thread(eventually, lambda: _answers(namespace))
     await asyncio.to_thread(namespace.wait_settled)
 
-    after = {pod["metadata"]["uid"]: pod for pod in namespace.pods()}
-    assert len(after) == len(before)
-    for uid in before.keys() & after.keys():
-        if uid != victim["metadata"]["uid"]:
-            assert _restarts(after[uid]) == _restarts(before[uid]), "no other pod restarts"
-    assert len(before.keys() - after.keys()) <= 1
+    assert _restarts_by_pod(namespace) == after, "its container restarts once where it was, and no other does"
     assert await ask(namespace)
 
 
@@ -55,8 +52,11 @@ def _answers(namespace: Namespace) -> bool:
         return False
 
 
-def _restarts(pod: dict[str, Any]) -> int:
-    return sum(status["restartCount"] for status in pod["status"].get("containerStatuses", ()))
+def _restarts_by_pod(namespace: Namespace) -> dict[str, int]:
+    return {
+        pod["metadata"]["uid"]: sum(one["restartCount"] for one in pod["status"].get("containerStatuses", ()))
+        for pod in namespace.pods()
+    }
 
 
 async def test_a_decode_that_dies_under_load_breaks_only_the_streams_it_carried(namespace: Namespace) -> None:

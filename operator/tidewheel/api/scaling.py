@@ -129,8 +129,8 @@ class Scaling(ApiModel):
         ge=2,
         le=1_048_576,
         description=(
-            "deviceBudget is how many devices the prefill and decode pods of all scenarios may hold together; a pod without an "
-            "accelerator counts as one."
+            "deviceBudget is how many devices the prefill and decode pods of all scenarios may hold together, those of boosts "
+            "included; a pod without an accelerator counts as one."
         ),
     )
     pods_per_group: int = Field(

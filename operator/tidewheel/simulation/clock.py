@@ -11,13 +11,16 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[tuple[float, bool, int, Callable[[], None]]] = []
         self._number = 0
 
     def at(self, when: float, happen: Callable[[], None]) -> None:
         """Let something happen at a time, or now if that is past."""
-        self._number += 1
-        heapq.heappush(self._queue, (max(when, self.now), self._number, happen))
+        self._put(max(when, self.now), happen, is_last=False)
+
+    def at_last(self, happen: Callable[[], None]) -> None:
+        """Let something happen now, when all else that happens at this very time has happened."""
+        self._put(self.now, happen, is_last=True)
 
     def after(self, seconds: float, happen: Callable[[], None]) -> None:
         """Let something happen so much later."""
@@ -26,5 +29,9 @@ class Clock:
     def run(self, until: Callable[[], bool]) -> None:
         """Go on until that is so, or until nothing is left to happen."""
         while self._queue and not until():
-            self.now, _, happen = heapq.heappop(self._queue)
+            self.now, *_, happen = heapq.heappop(self._queue)
             happen()
+
+    def _put(self, when: float, happen: Callable[[], None], *, is_last: bool) -> None:
+        self._number += 1
+        heapq.heappush(self._queue, (when, is_last, self._number, happen))

@@ -86,8 +86,8 @@ class Decode:
         self._expected.discard(flight)
         self._waiting.append(flight)
         if not self._batch:
-            self._boundary = self._clock.now
-            self._wake()
+            if len(self._waiting) == 1:
+                self._clock.at_last(self._begin)
         elif len(self._waiting) == 1:
             self._plan()
 
@@ -135,6 +135,12 @@ class Decode:
         self._events += 1
         event = self._events
         self._clock.at(self._boundary + self._span(steps), lambda: self._arrive(event, steps))
+
+    def _begin(self) -> None:
+        """An idle instance begins with all that come at this very time, not with the first of them alone."""
+        if not self._batch:
+            self._boundary = self._clock.now
+            self._wake()
 
     def _arrive(self, event: int, steps: int) -> None:
         """A boundary at which the batch changes."""

@@ -80,6 +80,7 @@ class Prefill:
         self._kv_tokens = 0  # theirs
         self._iteration_ends = 0.0
         self._is_running = False
+        self._is_beginning = False
         self._work = 0.0  # estimated seconds of the waiting ones
 
     def take(self, flight: Flight) -> None:
@@ -89,8 +90,7 @@ class Prefill:
         job = _Job(flight, 0, flight.context_tokens)
         self._waiting.append(job)
         self._work += self.alone_seconds(job.left)
-        if not self._is_running:
-            self._iterate()
+        self._begin()
 
     def release(self, flight: Flight) -> None:
         """Its KV has left, or nobody wants it any more."""
@@ -98,8 +98,7 @@ class Prefill:
         if flight in self._admitted:
             self._admitted.discard(flight)
             self._kv_tokens -= flight.context_tokens
-            if not self._is_running and not self.is_lost:
-                self._iterate()
+            self._begin()
 
     def ready_at(self, prompt_tokens: int) -> float:
         """About when a prompt that came now would be computed."""
@@ -139,7 +138,14 @@ class Prefill:
         self._echoing.clear()
         return lost
 
+    def _begin(self) -> None:
+        """An idle instance begins with all that come at this very time, not with the first of them alone."""
+        if not (self._is_running or self._is_beginning or self.is_lost):
+            self._is_beginning = True
+            self._clock.at_last(self._iterate)
+
     def _iterate(self) -> None:
+        self._is_beginning = False
         parts, finished = self._fill()
         if not parts:
             self._is_running = False

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -213,16 +212,14 @@ async def test_on_failure_restarts_until_it_succeeds(api, tmp_path):
 async def test_a_deleted_pod_may_end_by_itself_within_its_grace(api, tmp_path):
     script = f"trap 'echo bye > {tmp_path}/last; exit 0' TERM; touch armed; while :; do sleep 0.05; done"
     await api.create(
-        PODS, pod("polite", shell(script, readinessProbe=ARMED), terminationGracePeriodSeconds=20)
+        PODS, pod("polite", shell(script, readinessProbe=ARMED), terminationGracePeriodSeconds=3600)
     )
     await until(api, PODS, "polite", is_ready)
-    began = time.monotonic()
 
     await api.delete(PODS, "polite", "default")
-    await until_gone(api, "polite")
+    await until_gone(api, "polite")  # long before its grace is over
 
     assert (tmp_path / "last").read_text() == "bye\n"
-    assert time.monotonic() - began < 20
 
 
 async def test_what_ignores_sigterm_is_killed_with_all_it_started(api):

@@ -11,7 +11,7 @@ import pytest
 from tidewheel.api.manifest import PODS
 from tidewheel.local.node.logs import ContainerLog, LogQuery, tail
 
-from .world import container, phase, pod, shell, until
+from .world import PATIENCE_SECONDS, container, phase, pod, shell, until
 
 
 async def lines(log: ContainerLog, **query) -> list[bytes]:
@@ -51,7 +51,7 @@ async def test_following_shows_lines_as_they_are_written_and_ends_with_the_conta
         aiohttp.ClientSession() as session,
         session.get(log_url(cluster, "streams"), params={"follow": "true"}) as response,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await response.content.readline() == b"first\n"
             (tmp_path / "go").touch()
             assert await response.content.readline() == b"second\n"

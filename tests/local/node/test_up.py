@@ -20,7 +20,7 @@ from .world import config_map, is_ready, pod, shell, until, until_event
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 60.0
 
 
 class Up:

@@ -13,7 +13,7 @@ from tidewheel.api.manifest import DEPLOYMENTS, PDBS, PODS, REPLICA_SETS, SERVIC
 from tidewheel.local.workloads.endpoints import ENDPOINT_SLICES, ENDPOINTS
 from tidewheel.local.workloads.jobs import JOBS
 
-from .world import condition, pod, python, shell, until, until_event
+from .world import PATIENCE_SECONDS, condition, pod, python, shell, until, until_event
 
 NAME_SERVER = (
     "import os, http.server as h\n"
@@ -273,11 +273,11 @@ async def _until_endpoints(api, name: str, ready: int) -> None:
 
 
 async def _connected(address: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.wait_for(asyncio.open_connection(*address), 10)
+    return await asyncio.wait_for(asyncio.open_connection(*address), PATIENCE_SECONDS)
 
 
 async def _until_listening(address: tuple[str, int]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             with contextlib.suppress(ConnectionRefusedError):
                 _, writer = await asyncio.open_connection(*address)
@@ -288,7 +288,7 @@ async def _until_listening(address: tuple[str, int]) -> None:
 async def _read_all(address: tuple[str, int]) -> bytes:
     reader, writer = await asyncio.open_connection(*address)
     try:
-        got = await asyncio.wait_for(reader.read(-1), 10)
+        got = await asyncio.wait_for(reader.read(-1), PATIENCE_SECONDS)
         if not got:
             raise ConnectionError("closed without an answer")
         return got

@@ -12,7 +12,7 @@ from tidewheel.kube.client import Api
 from tidewheel.kube.errors import NotFound
 
 Manifest = dict[str, Any]
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 EVENTS = Resource("", "v1", "events", "Event")
 
 

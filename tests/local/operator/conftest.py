@@ -23,7 +23,8 @@ from tidewheel.kube.errors import NotFound
 from tidewheel.local.apiserver import ApiServer
 
 HOST = "127.0.8.1"
-PATIENCE_SECONDS = 30.0
+#: Long enough for a loaded machine; a test that waits this long has failed.
+PATIENCE_SECONDS = 60.0
 
 KUBECONFIG = """\
 apiVersion: v1

@@ -26,7 +26,7 @@ MODEL = "stand-in-model"
 _networks = itertools.count(1)
 
 
-def eventually(holds: Callable[[], Any], *, within: float = 20.0) -> Any:
+def eventually(holds: Callable[[], Any], *, within: float = 60.0) -> Any:
     """Look until it holds and give what it gave; the seconds are only for when it never does."""
     ends = time.monotonic() + within
     while not (value := holds()):
@@ -109,7 +109,7 @@ class Worker:
 
     def wait_ready(self) -> None:
         try:
-            eventually(lambda: self.health().get("ready"), within=90)
+            eventually(lambda: self.health().get("ready"), within=120)
         except TimeoutError as error:
             raise TimeoutError(f"{self.name}: {self.health()}\n{self.log}") from error
 

@@ -45,18 +45,21 @@ class LoadedWorld(World):
         spec.setdefault("slo", {"ttftMs": 2000, "tpotMs": 60})
         spec.setdefault("rollout", {"maxSkewPercent": 400})
         spec.setdefault("decode", {"slots": 32})
-        super().__init__(**spec)
         self.book = LoadBook()
-        self.controller = PDServiceController(DEFAULTS, self.book)
         #: Variance over mean of the arrivals per second; gateways tell of it only if it is set.
         self.dispersion: float | None = None
         #: How long pods of a role take from their creation until they are ready, at least.
         self.startup = {"prefill": 0.0, "decode": 0.0, "gateway": 0.0}
+        super().__init__(**spec)
+
+    def another_controller(self) -> PDServiceController:
+        """One that reads the same metrics."""
+        return PDServiceController(DEFAULTS, self.book)
 
     def restart_operator(self) -> None:
         """Nothing is left of it but what stands in the cluster."""
         self.book = LoadBook()
-        self.controller = PDServiceController(DEFAULTS, self.book)
+        self.controller = self.another_controller()
 
     def lose_memory(self) -> None:
         """Somebody deletes what the planner remembers."""
@@ -65,7 +68,7 @@ class LoadedWorld(World):
         self._forget(CONFIG_MAPS, "ns", "chat-scaling", found["metadata"]["uid"])
         self._digests.pop("ConfigMap/chat-scaling", None)
 
-    def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
+    def sizes(self, seen: ObservedService) -> dict[str, set[tuple[int, int]]]:
         """As planned, where a scenario has one group; the spec's own where nothing is planned."""
         sizes = super().sizes(seen)
         found = self.cache.get(CONFIG_MAPS, "ns", "chat-scaling")
@@ -77,7 +80,7 @@ class LoadedWorld(World):
             if (planned := numbers.get(scenario)) is None:
                 continue
             if list(scenarios.values()).count(scenario) == 1:
-                sizes[name] = planned.prefill, planned.decode
+                sizes[name] = {(planned.prefill, planned.decode)}
             else:
                 del sizes[name]
         return sizes

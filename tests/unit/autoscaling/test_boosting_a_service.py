@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.unit.autoscaling.loaded import SECONDS, LoadedWorld
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tests.unit.autoscaling.loaded import PROFILE, SECONDS, LoadedWorld
 
 ROUND = 120
 NAMES = ("default", "chat", "code")
@@ -17,7 +19,7 @@ def scenario(name: str) -> dict:
     return {"name": name, "match": {"modelAliases": [name]}, "groups": {"replicas": 1}}
 
 
-def world(*, mode: str = "Off", **allocation) -> LoadedWorld:
+def world(*, mode: str = "Off", scaling: dict | None = None, **allocation) -> LoadedWorld:
     rules = {
         "mode": "Auto",
         "slots": 1,
@@ -28,7 +30,10 @@ def world(*, mode: str = "Off", **allocation) -> LoadedWorld:
         "explorePercent": 0,
     }
     loaded = LoadedWorld(
-        mode=mode, scenarios=[scenario("chat"), scenario("code")], allocation=rules | allocation
+        mode=mode,
+        scaling=scaling or {},
+        scenarios=[scenario("chat"), scenario("code")],
+        allocation=rules | allocation,
     )
     loaded.work(30)
     begun = loaded.now.timestamp() % ROUND
@@ -106,3 +111,31 @@ def test_pods_that_are_lent_are_none_that_the_planner_counts():
     assert max(sum(one.values()) for one in seen) <= len(NAMES) + 1
     asked = loaded.found
     assert {one["decode"] for one in asked.values()} == {1}
+
+
+@settings(max_examples=3, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(
+    rates=st.lists(st.floats(5, 30), min_size=2, max_size=4),
+    spare=st.integers(0, 9),
+    slots=st.integers(1, 2),
+    pods_per_slot=st.integers(1, 2),
+    role=st.sampled_from(["prefill", "decode"]),
+)
+def test_what_is_lent_comes_out_of_the_budget(rates, spare, slots, pods_per_slot, role):
+    budget = 2 * len(NAMES) + slots * pods_per_slot + spare
+    loaded = world(
+        mode="Auto",
+        scaling={"deviceBudget": budget, "profile": PROFILE},
+        slots=slots,
+        podsPerSlot=pods_per_slot,
+        role=role,
+    )
+    for rate in rates:
+        load = dict.fromkeys(NAMES, (rate, 1000.0, 100.0))
+        windows = round(ROUND / SECONDS)
+        for window in range(windows):
+            loaded.pass_window(**load)
+            numbers = [loaded.number(each, name) for each in ("prefill", "decode") for name in NAMES]
+            assert min(numbers) >= 1
+            if window < windows - 1:  # at a round's end pods are handed over
+                assert sum(numbers) <= budget

@@ -166,9 +166,15 @@ class LifeOfAService(RuleBasedStateMachine):
         short = {"name": "short", "match": {"promptLength": {"max": 9}}, "groups": {"replicas": 1}}
         self.world.change(scenarios=[code, short] if others else [code])
 
-    @rule(role=st.sampled_from(["prefill", "decode"]), replicas=st.integers(0, 7))
-    def an_autoscaler_scales(self, role, replicas):
-        self.world.put_scaler(f"scale-{role}", role=role, replicas=replicas)
+    @rule(
+        scenario=st.sampled_from(["default", "code"]),
+        role=st.sampled_from(["prefill", "decode"]),
+        replicas=st.integers(0, 7),
+        is_rival=st.booleans(),
+    )
+    def an_autoscaler_scales(self, scenario, role, replicas, is_rival):
+        name = f"{'rival' if is_rival else 'scale'}-{scenario}-{role}"
+        self.world.put_scaler(name, scenario=scenario, role=role, replicas=replicas)
 
     @rule()
     def the_autoscalers_are_removed(self):
@@ -216,7 +222,6 @@ class LifeOfAService(RuleBasedStateMachine):
     def heal(self):
         """Nothing is in the way any more, and the service has come to rest."""
         world = self.world
-        world.delete_scalers()
         for node in "ab":
             world.put_node(node)
         world.refuse.clear()
@@ -234,20 +239,11 @@ class LifeOfAService(RuleBasedStateMachine):
         spec = world.controller_spec()
         assert world.condition("Progressing")["reason"] == "Settled"
         assert world.condition("Degraded")["status"] == "False"
-
-        def prefills(scenario, replicas):
-            return 0 if spec.disaggregation_of(scenario) == "Never" else replicas
-
-        sizes = {"default": (prefills("default", spec.prefill.replicas), spec.decode.replicas)}
-        for one in spec.scenarios:
-            if one.groups:
-                ratio = (
-                    prefills(one.name, one.groups.prefill or spec.prefill.replicas),
-                    one.groups.decode or spec.decode.replicas,
-                )
-                sizes[one.name] = ratio
-        groups = sum(world.wanted_groups(scenario) for scenario in sizes)
-        members = sum(world.wanted_groups(scenario) * sum(size) for scenario, size in sizes.items())
+        scenarios = ["default", *(one.name for one in spec.scenarios if one.groups)]
+        groups = sum(world.wanted_groups(scenario) for scenario in scenarios)
+        members = sum(
+            sum(world.wanted_pods(scenario)) for scenario in scenarios if world.wanted_groups(scenario)
+        )
         gateways = 0 if spec.suspend else spec.gateway.replicas
         assert len(world.all_pods) == members + gateways
         expected = "Suspended" if spec.suspend else "Serving" if groups else "ScaledToZero"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.unit.planning.seen import NOW
 from tests.unit.planning.world import World
 
@@ -150,3 +152,34 @@ def test_whoever_depends_on_a_change_is_looked_at():
     assert concerned(PD_SERVICE_SCALERS, one) == scalers | {("PDService", "chat")}
     assert concerned(PD_SERVICES, world.service) == scalers | {("PDService", "chat")}
     assert concerned(PODS, world.pods[0]) == scalers | {("PDService", "chat")}
+
+
+pairs = st.tuples(st.integers(1, 5), st.integers(1, 5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.integers(1, 2),
+    asked=st.lists(pairs, min_size=1, max_size=3),
+    percent=st.sampled_from([0, 50]),
+    data=st.data(),
+)
+def test_in_whatever_order_pods_come_a_scaled_ratio_keeps_to_its_bound(groups, asked, percent, data):
+    """The world checks it each time the routes change."""
+    world = World(groups=groups, rollout={"maxSkewPercent": percent})
+    world.settle()
+    for prefill, decode in asked:
+        for role, replicas in (("prefill", prefill), ("decode", decode)):
+            world.put_scaler(f"scale-{role}", role=role, replicas=groups * replicas)
+        world.reconcile()
+        while waiting := [name for name in world.names("Pod") if not world.is_ready(name)]:
+            name = data.draw(st.sampled_from(waiting))
+            world.run_pod(name)
+            world.reconcile()
+            world.run_pod(name)
+            world.reconcile()
+            world.now += timedelta(seconds=3)
+    world.settle()
+    status = world.service["status"]
+    assert status["prefill"]["summary"] == f"{groups * prefill}/{groups * prefill}"
+    assert status["decode"]["summary"] == f"{groups * decode}/{groups * decode}"

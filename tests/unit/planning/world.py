@@ -64,7 +64,7 @@ class World:
     def __init__(self, **spec: Any) -> None:
         self.cache = Cache()
         self.now = NOW
-        self.controller = PDServiceController(DEFAULTS, watches_nodes=True)
+        self.controller = self.another_controller()
         self.refuse: dict[str, tuple[int, str]] = {}
         self.refusals: dict[tuple[str, str], Refusal] = {}
         self.events: list[tuple[str, str]] = []
@@ -293,9 +293,26 @@ class World:
     def plan(self) -> Plan:
         plan = self.controller.plan(KEY, self.cache, self.now, tuple(self.refusals.values()))
         assert plan is not None
-        again = self.controller.plan(KEY, self.cache, self.now, tuple(self.refusals.values()))
-        assert plan == again, "the same world gives the same plan"
+        twin = self.another_controller()
+        again = twin.plan(KEY, self._seen_backwards(), self.now, tuple(self.refusals.values()))
+        assert plan == again, (
+            "the same world gives the same plan, whoever looks and in whatever order it was told of it"
+        )
         return plan
+
+    def another_controller(self) -> PDServiceController:
+        """As a standby would have it, which has planned nothing yet."""
+        return PDServiceController(DEFAULTS, watches_nodes=True)
+
+    def _seen_backwards(self) -> Cache:
+        """The same objects, heard of in the opposite order."""
+        cache = Cache()
+        for resource in (NODES, PD_SERVICE_SCALERS, PDBS, SERVICES, CONFIG_MAPS, PODS, PD_SERVICES):
+            for name in reversed([*self.cache.names(resource)]):
+                found = self.cache.get(resource, *name)
+                assert found is not None
+                cache.put(resource, found)
+        return cache
 
     def reconcile(self) -> bool:
         """One plan, carried out; whether it changed anything."""
@@ -483,7 +500,7 @@ class World:
             )
             assert table.combined == group.combined, "members and gateways are told the same"
         self._check_changes(before, after, seen)
-        bound = spec.rollout.max_skew_percent / 100 + 1e-6
+        bound = spec.rollout.max_skew_percent / 100
         sizes = self.sizes(seen)
         well = {pod.name for pod in seen.pods if pod.ready and not pod.deleting and not has_failed(pod)}
         known = {one.name: one for one in before.groups} if before else {}
@@ -493,8 +510,11 @@ class World:
                 continue
             left = [[one.name for one in some if one.name in well] for some in (was.prefill, was.decode)]
             if all(left):
-                now = skew(len(group.prefill), len(group.decode), *sizes[group.name])
-                assert now <= max(bound, skew(*map(len, left), *sizes[group.name]) + 1e-6)
+                now = (len(group.prefill), len(group.decode))
+                assert any(
+                    skew(*now, *size) <= max(bound, skew(*map(len, left), *size)) + 1e-6
+                    for size in sizes[group.name]
+                ), f"{group.name} had {[*map(len, left)]} in the routes and has {now}, of {sizes[group.name]}"
 
     @staticmethod
     def _groups(seen: ObservedService) -> tuple[Group, ...]:
@@ -514,28 +534,46 @@ class World:
             if was is None or was.combined == group.combined or group.name not in sizes:
                 continue
             wanted = sizes[group.name]
-            assert group.combined == (wanted[0] == 0), "it becomes what it shall be"
+            assert all(group.combined == (prefill == 0) for prefill, _ in wanted), (
+                "it becomes what it shall be"
+            )
             left = len({well[one.name] for one in was.decode if one.name in well})
             if group.combined:
-                assert len(group.decode) >= min(left, wanted[1]), "no decode leaves for it"
+                least = min(decode for _, decode in wanted)
+                assert len(group.decode) >= min(left, least), "no decode leaves for it"
 
-    def sizes(self, seen: ObservedService) -> dict[str, tuple[int, int]]:
-        """The numbers that groups of the present revision should have."""
-        if any(True for _ in self.cache.names(PD_SERVICE_SCALERS)):
-            return {}  # the spec alone does not tell
+    def sizes(self, seen: ObservedService) -> dict[str, set[tuple[int, int]]]:
+        """What each group of the present revision may have as its share.
+
+        Shares of one role differ by one at most, and which group has the larger one depends on what it has already.
+        """
         spec = self.controller_spec()
-        own = {one.name: one.groups for one in spec.scenarios if one.groups}
         revision = group_revision(spec, image=DEFAULTS.image, accelerators=DEFAULTS.accelerators)
         found = {}
         for group in groups_of(seen.pods):
-            asked = own.get(group.scenario)
-            if group.revision == revision:
-                is_combined = spec.disaggregation_of(group.scenario) == "Never"
-                found[group.name] = (
-                    0 if is_combined else (asked and asked.prefill) or spec.prefill.replicas,
-                    (asked and asked.decode) or spec.decode.replicas,
-                )
+            many = self.wanted_groups(group.scenario)
+            if group.revision == revision and many:
+                prefill, decode = self.wanted_pods(group.scenario)
+                found[group.name] = set(itertools.product(_shares(prefill, many), _shares(decode, many)))
         return found
+
+    def wanted_pods(self, scenario: str) -> tuple[int, int]:
+        """Prefills and decodes over all its groups: those of the spec, or what the oldest PDServiceScaler asks for."""
+        spec, groups = self.controller_spec(), self.wanted_groups(scenario)
+        own = next((one.groups for one in spec.scenarios if one.name == scenario), None)
+        asked = {
+            "prefill": groups * ((own and own.prefill) or spec.prefill.replicas),
+            "decode": groups * ((own and own.decode) or spec.decode.replicas),
+        }
+        theirs = [self.cache.get(PD_SERVICE_SCALERS, *key) for key in self.cache.names(PD_SERVICE_SCALERS)]
+        theirs.sort(
+            key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]), reverse=True
+        )
+        for scaler in theirs:
+            if scaler["spec"]["scenario"] == scenario:
+                asked[scaler["spec"]["role"]] = max(groups, min(scaler["spec"]["replicas"], 64 * groups))
+        is_combined = spec.disaggregation_of(scenario) == "Never"
+        return 0 if is_combined else asked["prefill"], asked["decode"]
 
     def routes(self) -> Routes | None:
         raw = self.cache.get(CONFIG_MAPS, "ns", "chat-routes")
@@ -572,3 +610,8 @@ class World:
     def _is_ready(manifest: Manifest) -> bool:
         conditions = (manifest.get("status") or {}).get("conditions") or []
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def _shares(pods: int, groups: int) -> set[int]:
+    """What one of so many groups may have of so many pods."""
+    return {pods // groups, -(-pods // groups)}

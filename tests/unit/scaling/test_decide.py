@@ -251,11 +251,11 @@ def test_a_restart_changes_nothing_and_state_stays_small(rates):
     assert len(to_text(state)) < 8192
 
 
-@given(data=st.data(), budget=st.integers(0, 40), most=st.integers(1, 9))
+@given(data=st.data(), budget=st.integers(0, 40), most=st.integers(1, 9), least=st.sampled_from([1, 2]))
 @settings(max_examples=40, deadline=None)
-def test_bounds_hold_at_every_step(data, budget, most):
+def test_bounds_hold_at_every_step(data, budget, most, least):
     names = ("a", "b", "c")
-    limits = Limits(prefill=(1, 12), decode=(1, 6), most_per_step=most)
+    limits = Limits(prefill=(least, 12), decode=(least, 6), most_per_step=most)
     states: dict[str, ScalingState] = {}
     have = dict.fromkeys(names, (0, 0))
     for number in range(1, 9):
@@ -278,9 +278,9 @@ def test_bounds_hold_at_every_step(data, budget, most):
             assert decision.decode <= 6
             assert max(decision.prefill - have[name][0], decision.decode - have[name][1]) <= most
             assert decision.message
-            # who serves keeps one of each, unless the budget is too small for all
-            if min(have[name]) >= 1 and shares.is_feasible:
-                assert min(decision.prefill, decision.decode) >= 1
+            # who serves keeps the least of each, one or two, unless the budget is too small for all
+            if min(have[name]) >= least and shares.is_feasible:
+                assert min(decision.prefill, decision.decode) >= least
         have = {name: (decision.prefill, decision.decode) for name, decision in decisions.items()}
         assert sum(map(sum, have.values())) <= budget
 

@@ -15,6 +15,7 @@ from tidewheel.simulation.decode import Decode
 from tidewheel.simulation.flights import Flight
 from tidewheel.simulation.prefill import Prefill, PrefillRules
 from tidewheel.simulation.prefix_cache import PrefixCache
+from tidewheel.simulation.sources import OpenLoop
 
 GROWING = device(
     decode=DecodeLaw(base_seconds=0.006, seconds_per_sequence=2e-4, seconds_per_kv_token=1e-6), decode_slots=3
@@ -48,12 +49,15 @@ def counted(arrivals, profile) -> list[tuple[float, float]]:
     return [(first, end) for first, end in seen]
 
 
-#: No two at the same time: a decode that is idle begins with the first of them alone.
+#: Some come at the same time.
 ARRIVALS = st.lists(
-    st.tuples(st.integers(0, 1000).map(lambda step: step / 997), st.integers(1, 3000), st.integers(1, 60)),
+    st.tuples(
+        (st.integers(0, 1000) | st.sampled_from([0, 500])).map(lambda step: step / 997),
+        st.integers(1, 3000),
+        st.integers(1, 60),
+    ),
     min_size=1,
     max_size=12,
-    unique_by=lambda row: row[0],
 ).map(sorted)
 
 
@@ -77,8 +81,8 @@ def test_a_decode_takes_no_more_than_its_kv_has_room_for():
     for number in range(3):
         decode.take(flight(number, prompt=1000, answer=10))
     clock.run(lambda: False)
-    # the second joins after the first's first iteration, the third when the first has left
-    assert ended == [(0, pytest.approx(0.109)), (1, pytest.approx(0.12)), (2, pytest.approx(0.21))]
+    # the third joins when the first two have left
+    assert ended == [(0, pytest.approx(0.11)), (1, pytest.approx(0.11)), (2, pytest.approx(0.21))]
 
 
 def test_a_lost_decode_tells_what_each_stream_had():
@@ -93,7 +97,7 @@ def test_a_lost_decode_tells_what_each_stream_had():
 
 
 def computed(prompts, rules, profile=DEVICE, answer=10) -> list[float]:
-    """When each prompt is computed, all coming at once to a prefill whose KV leaves at once."""
+    """When each prompt is computed, all coming at once, or at their time, to a prefill whose KV leaves at once."""
     clock, ends = Clock(), {}
     prefill = Prefill(
         "p",
@@ -103,7 +107,8 @@ def computed(prompts, rules, profile=DEVICE, answer=10) -> list[float]:
         lambda one: (ends.__setitem__(one.number, clock.now), prefill.release(one)),
     )
     for number, what in enumerate(prompts):
-        prefill.take(flight(number, answer=answer, **what))
+        one = flight(number, answer=answer, **what)
+        clock.at(one.request.at, lambda one=one: prefill.take(one))
     clock.run(lambda: False)
     return [ends[number] for number in range(len(prompts))]
 
@@ -111,18 +116,43 @@ def computed(prompts, rules, profile=DEVICE, answer=10) -> list[float]:
 @pytest.mark.parametrize(
     ("prompts", "rules", "want"),
     [
-        pytest.param([500, 500], {"chunk_tokens": 500}, [0.5, 1.0], id="one after the other"),
-        pytest.param([500, 500], {"chunk_tokens": 1000}, [0.5, 1.0], id="the first is alone when it begins"),
+        pytest.param([(0, 500), (0, 500)], {"chunk_tokens": 500}, [0.5, 1.0], id="one after the other"),
         pytest.param(
-            [100, 400, 500], {"chunk_tokens": 1000}, [0.1, 1.0, 1.0], id="those that wait fill a chunk"
+            [(0, 500), (0, 500)], {"chunk_tokens": 1000}, [1.0, 1.0], id="who come together begin together"
         ),
         pytest.param(
-            [100, 1500, 600], {"chunk_tokens": 1000}, [0.1, 2.1, 2.2], id="a long one takes two chunks"
+            [(0, 500), (0, 500), (0, 500)],
+            {"chunk_tokens": 2000, "fills_chunks": False},
+            [0.5, 1.0, 1.5],
+            id="unless a chunk has tokens of one prompt only",
+        ),
+        pytest.param(
+            [(0, 100), (0.05, 400), (0.06, 500)],
+            {"chunk_tokens": 1000},
+            [0.1, 1.0, 1.0],
+            id="those that wait fill a chunk",
+        ),
+        pytest.param(
+            [(0, 100), (0.05, 1500), (0.06, 600)],
+            {"chunk_tokens": 1000},
+            [0.1, 2.1, 2.2],
+            id="a long one takes two chunks",
         ),
     ],
 )
 def test_chunks(prompts, rules, want):
-    assert computed([{"prompt": tokens} for tokens in prompts], PrefillRules(**rules)) == pytest.approx(want)
+    prompts = [{"at": at, "prompt": tokens} for at, tokens in prompts]
+    assert computed(prompts, PrefillRules(**rules)) == pytest.approx(want)
+
+
+def test_what_comes_at_one_time_is_one_batch_however_it_was_announced():
+    """A trace's requests are announced one by one, each by the one before it."""
+    trace = OpenLoop([request(at=1.0, prompt=500) for _ in range(3)])
+    clock, ends = Clock(), []
+    prefill = Prefill("p", clock, DEVICE, PrefillRules(), lambda _: ends.append(clock.now))
+    trace.begin(clock, lambda one: prefill.take(Flight(len(ends), one, math.inf)))
+    clock.run(lambda: False)
+    assert ends == pytest.approx([2.5] * 3)
 
 
 def test_a_cached_prefix_is_not_computed_again():

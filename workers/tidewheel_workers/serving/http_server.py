@@ -16,9 +16,9 @@ from aiohttp.http_exceptions import BadHttpMessage
 from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from tidewheel.telemetry import context_from_headers
 from tidewheel_workers.serving.errors import ApiError, invalid
 from tidewheel_workers.serving.service import REQUEST_ID_HEADER, proper_request_id
+from tidewheel_workers.serving.spans import server_span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -173,16 +173,13 @@ def _trace(service: Service) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.path.startswith("/v1/"):
             return await handler(request)
-        with tracer.start_as_current_span(
-            f"{request.method} {request.path}",
-            context=context_from_headers(request.headers),
-            kind=trace.SpanKind.SERVER,
-            attributes={
-                "http.request.method": request.method,
-                "url.path": request.path,
-                "server.address": service.settings.pod_ip,
-                "tidewheel.request_id": request[REQUEST_ID],
-            },
+        with server_span(
+            tracer,
+            request.method,
+            request.path,
+            request.headers,
+            server=service.settings.pod_ip,
+            request_id=request[REQUEST_ID],
         ) as span:
             began = time.monotonic()
             try:

@@ -1,4 +1,4 @@
-"""The gateway's spans, and what stands for them where they would go nowhere: a span that nobody receives costs as much as one."""
+"""Spans of requests, and what stands for the gateway's where they would go nowhere: a span that nobody receives costs as much as one."""
 
 from __future__ import annotations
 
@@ -24,27 +24,45 @@ if TYPE_CHECKING:
 tracer = trace.get_tracer(__name__)
 
 
+def server_span(
+    by: trace.Tracer, method: str, path: str, headers: Mapping[str, str], *, server: str, request_id: str
+) -> AbstractContextManager[trace.Span]:
+    """The server span of a request, which continues the client's trace.
+
+    Args:
+        by: the tracer of the server's own module.
+        method: of the request.
+        path: of the request.
+        headers: of the request; they may name the client's span.
+        server: the address of the one who answers.
+        request_id: of the request.
+    """
+    return by.start_as_current_span(
+        f"{method} {path}",
+        context=context_from_headers(headers),
+        kind=trace.SpanKind.SERVER,
+        attributes={
+            "http.request.method": method,
+            "url.path": path,
+            "server.address": server,
+            "tidewheel.request_id": request_id,
+        },
+    )
+
+
 class Spans:
-    """Made once the process's telemetry is configured."""
+    """The gateway's. Made once the process's telemetry is configured."""
 
     def __init__(self) -> None:
         self._are_sent = is_sent("traces")
 
     def of_request(self, incoming: Incoming, *, server: str) -> AbstractContextManager[trace.Span]:
-        """The server span of a request, which continues the client's trace; log records in it carry its ids."""
+        """The server span of a request; log records in it carry its ids."""
         request = incoming.request
         if not self._are_sent:
             return _Passing(passing_context(request.headers))
-        return tracer.start_as_current_span(
-            f"{request.method} {request.path}",
-            context=context_from_headers(request.headers),
-            kind=trace.SpanKind.SERVER,
-            attributes={
-                "http.request.method": request.method,
-                "url.path": request.path,
-                "server.address": server,
-                "tidewheel.request_id": incoming.id,
-            },
+        return server_span(
+            tracer, request.method, request.path, request.headers, server=server, request_id=incoming.id
         )
 
     def describe(self, attributes: Mapping[str, str]) -> None:

@@ -175,9 +175,18 @@ def _decide(
             )
         )
     decisions, states, _ = decide_all(
-        before.states, scenarios, budget=spec.scaling.device_budget, now=window.last.at
+        before.states, scenarios, budget=_budget(spec, len(scenarios)), now=window.last.at
     )
     return decisions, states
+
+
+def _budget(spec: PDServiceSpec, scenarios: int) -> int | None:
+    """Devices for what the load asks for: those of all boosts that there may be are kept free."""
+    budget, boosts = spec.scaling.device_budget, spec.allocation
+    if budget is None or boosts is None or boosts.mode != "Auto":
+        return budget
+    role = spec.prefill if boosts.role == "prefill" else spec.decode
+    return max(0, budget - min(boosts.slots, scenarios) * boosts.pods_per_slot * role.devices_per_pod)
 
 
 def _counts(pods: Iterable[ObservedPod], numbers: Numbers | None, lent: Lent | None) -> Counts:
