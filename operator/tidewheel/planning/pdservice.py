@@ -11,7 +11,7 @@ from tidewheel.planning.autoscaling.step import step_scaling
 from tidewheel.planning.boosting import lent_now, step_boosting, stored_boosts, with_boosts
 from tidewheel.planning.decisions import record
 from tidewheel.planning.deeds import deeds_of
-from tidewheel.planning.faults import is_lost
+from tidewheel.planning.faults import is_lost, trouble_of
 from tidewheel.planning.flips import step_flips
 from tidewheel.planning.gateways import GatewayStep, step_gateways
 from tidewheel.planning.groups import groups_of
@@ -129,13 +129,15 @@ def plan_service(
         revision=gateway_revision(spec, image=defaults.image),
         now=now,
     )
+    settle = timedelta(seconds=defaults.settle_seconds)
+    lingering = {one.group.name: tuple(_lingering(seen, one, now=now, settle=settle)) for one in staffed}
     children = Children(
         spec=spec,
         revision=revision,
         routes=_routes(seen, spec, staffed),
         wanted_groups=sum(one.target.groups for one in steps),
         wanted_members=sum(one.target.prefill + one.target.decode for one in steps),
-        rank_tables=tuple(_rank_tables(seen, staffed)),
+        rank_tables=tuple(_rank_tables(seen, staffed, lingering)),
         pods=tuple(one for one in _orders(seen, spec, staffed, gateways) if one.name not in waiting),
         scaling_memory=scaling.memory,
         boosts_memory=boosts.memory,
@@ -162,6 +164,7 @@ def plan_service(
     decisions, events = record(seen.status.decisions, deeds, now=now)
     status = status_of(seen, progress, decisions, scaling=scaling.status, allocation=boosts.status, now=now)
     waits = [wait for _, _, wait in leaving if wait]
+    waits += [wait for pods in lingering.values() for _, wait in pods if wait]
     waits += [
         staffing.wait for one in staffed for staffing in one.roles.values() if staffing.wait is not None
     ]
@@ -189,13 +192,36 @@ def _routes(seen: ObservedService, spec: PDServiceSpec, staffed: Sequence[Staffe
     )
 
 
-def _rank_tables(seen: ObservedService, staffed: Sequence[StaffedGroup]) -> Iterator[RankTable]:
+def _lingering(
+    seen: ObservedService, one: StaffedGroup, *, now: datetime, settle: timedelta
+) -> Iterator[tuple[ObservedPod, timedelta | None]]:
+    """The prefills of a group that is combined which gateways may still ask, as they have not read the new routes yet.
+
+    All leave at once, so that a request whose KV could not be had from one of them would find no other: they stay in the
+    rank table until the routes have been without them for a while. Gives how long still; None while the routes name them.
+    """
+    ranks = seen.ranks.get(one.group.name)
+    if not one.is_combined or ranks is None:
+        return
+    for pod, _ in one.roles["prefill"].leave:
+        wait = time_to_leave(pod, routes=seen.routes, ranks=None, now=now, settle=settle)
+        if pod.uid in ranks.members and trouble_of(pod) is None and wait != timedelta(0):
+            yield pod, wait
+
+
+def _rank_tables(
+    seen: ObservedService,
+    staffed: Sequence[StaffedGroup],
+    lingering: Mapping[str, Sequence[tuple[ObservedPod, timedelta | None]]],
+) -> Iterator[RankTable]:
     for one in staffed:
+        places = {pod.ordinal for pod in one.roles["prefill"].stay}
+        stay = [pod for pod, _ in lingering[one.group.name] if pod.ordinal not in places]
         table = rank_table(
             service=seen.name,
             group=one.group.name,
             revision=one.group.revision,
-            members=one.members,
+            members=(*one.members, *stay),
             complete=not one.join,
             published=one.group.name in seen.ranks,
             combined=one.is_combined,

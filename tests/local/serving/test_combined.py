@@ -145,7 +145,11 @@ async def test_prefills_join_and_leave_again_and_no_request_fails(tmp_path):
                 told = service.gateway.metric("tidewheel_gateway_prompts_to_decodes_total") - before
                 assert told <= len(running), "those that were under way"
                 assert prefill.metric("vllm:prompt_tokens_total") > 0
-                service.prefill, service.combined = [], True
+                service.combined = True
+                await (
+                    all_read()
+                )  # as the operator does it: gateways first, the group's members when these know it
+                service.prefill = []
                 await all_read()
                 await some_more()
                 assert all(worker.health()["ready"] for worker in service.decode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -88,7 +89,13 @@ def test_prefills_leave_the_maps_before_they_go_and_no_decode_is_touched():
     world.reconcile()
     assert (routed(world), uids(world, "prefill")) == ((True, 0, 2), prefills)
     assert table(world).combined
+    world.reconcile()
+    assert len(table(world).of_role("prefill")) == 2, "gateways that have not read it yet may send prompts"
+    assert world.plan().look_again_in == 2.0
+    world.now += timedelta(seconds=2)
+    world.reconcile()
     assert not table(world).of_role("prefill")
+    assert uids(world, "prefill") == prefills
     world.settle()
     assert (uids(world, "decode"), uids(world, "prefill")) == (decodes, set())
     assert any("spec.groups is 1" in one["message"] for one in world.service["status"]["decisions"])
