@@ -209,14 +209,14 @@ class _Service:
         prefill = flight.prefill
         seconds = self._settings.profile.transfer_seconds(flight.context_tokens)
         if prefill is None or not seconds:
-            self._arrive(flight, flight.decode)
+            self._arrive(flight, flight.decode, flight.attempts)
             return
         prefill.link_free_at = max(prefill.link_free_at, self.clock.now) + seconds
-        decode = flight.decode
-        self.clock.at(prefill.link_free_at, lambda: self._arrive(flight, decode))
+        decode, attempt = flight.decode, flight.attempts
+        self.clock.at(prefill.link_free_at, lambda: self._arrive(flight, decode, attempt))
 
-    def _arrive(self, flight: Flight, decode: Decode | None) -> None:
-        if flight.ending is not None or decode is None or flight.decode is not decode or decode.is_lost:
+    def _arrive(self, flight: Flight, decode: Decode | None, attempt: int) -> None:
+        if flight.ending is not None or decode is None or flight.attempts != attempt or decode.is_lost:
             return  # one end of the transfer died meanwhile
         flight.transferred_at = self.clock.now
         self._fetched_after += GAIN * (flight.transferred_at - flight.prefilled_at - self._fetched_after)

@@ -7,7 +7,7 @@ import random
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.simulation.world import DEVICE, device, on_demand, request, run, settings
 
@@ -35,6 +35,12 @@ FAULTS = st.lists(
 
 @pytest.mark.parametrize("gateway", GATEWAYS.values(), ids=GATEWAYS)
 @given(requests=LOADS, faults=FAULTS, resumes=st.booleans())
+@example(
+    # a prefill dies while it sends a KV, and the next one sends it to the same decode
+    requests=[request(0.0, 1, 1), request(1.0, 1, 1)],
+    faults=(Fault(at=0.0078125, role="prefill"),),
+    resumes=True,
+)
 def test_every_request_ends_once_whatever_breaks(gateway, requests, faults, resumes):
     seen = run(
         requests,
