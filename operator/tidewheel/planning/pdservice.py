@@ -21,7 +21,7 @@ from tidewheel.planning.names import gateway_name, member_name
 from tidewheel.planning.observed import ObservedPod, ObservedService
 from tidewheel.planning.ranks import rank_table
 from tidewheel.planning.revision import gateway_revision, group_revision
-from tidewheel.planning.room import devices_of, free_devices, without_room
+from tidewheel.planning.room import free_devices, without_room
 from tidewheel.planning.routes import routes_to, time_to_leave
 from tidewheel.planning.scalers import scaled_targets
 from tidewheel.planning.scenarios import ScenarioStep, all_kept, step_scenarios
@@ -118,7 +118,6 @@ def plan_service(
         [one.target for one in steps],
         revision=revision,
         records=seen.records,
-        lent=sum(boosts.pods.values()) * devices_of(spec, boosts.role),
     )
     if waiting := without_room(staffed, spec, free):
         steps, staffed = staffed_scenarios(frozenset(waiting.values()))

@@ -21,12 +21,12 @@ def free_devices(
     *,
     revision: str,
     records: Mapping[str, PDServiceSpec],
-    lent: int = 0,
 ) -> int | None:
     """Devices that new pods may take now; None where no planner keeps a budget, and while a rollout has its surge.
 
-    The numbers that are decided never need more than the budget (`scaling.decide`), but pods move from group to group
-    when groups come and go, and who goes holds its devices until it is gone. So who comes waits for them.
+    The numbers that are decided never need more than the budget, with what boosts lend (`autoscaling.step`), but pods move from
+    group to group when groups and boosts come and go, and who goes holds its devices until it is gone. So who comes waits
+    for them.
 
     Nobody waits for ever: the bound is no less than what is decided, so that there is room once all others are gone, and
     those go, or hold nothing because they have ended or their node is lost. Where the least of all scenarios does not
@@ -38,7 +38,6 @@ def free_devices(
         targets: what is decided for each scenario, with what is lent.
         revision: the present one.
         records: the specs of older revisions.
-        lent: devices of boosts, which are beside the budget.
     """
     budget = spec.scaling.device_budget
     if spec.scaling.mode != "Auto" or budget is None:
@@ -54,7 +53,7 @@ def free_devices(
         for pod in group.pods
         if _holds_devices(pod)
     )
-    return max(0, max(budget + lent, wanted) - held)
+    return max(0, max(budget, wanted) - held)
 
 
 def without_room(staffed: Iterable[StaffedGroup], spec: PDServiceSpec, free: int | None) -> Mapping[str, str]:
