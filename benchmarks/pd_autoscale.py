@@ -39,6 +39,8 @@ def main() -> int:
     asked = options.parse_args()
     console = Console(stderr=asked.json, width=120)
     figures: dict[str, float] = {}
+    if asked.plot is not None:
+        asked.plot.mkdir(parents=True, exist_ok=True)
     requests = trace("mooncake conversation", asked.data)
     plot = asked.plot / "pd_autoscale_stationary.svg" if asked.plot is not None else None
     checks = stationary(requests, figures, console, plot=plot, dynamo_python=asked.dynamo, quick=asked.quick)
