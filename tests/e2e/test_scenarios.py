@@ -89,8 +89,8 @@ async def test_a_scenario_has_no_more_requests_than_it_may(namespace: Namespace)
     assert not [one for one in outcomes[40:] if isinstance(one, BaseException)], "others are not affected"
 
 
-async def test_a_ratio_changes_up_and_back_without_a_failed_request(namespace: Namespace) -> None:
-    namespace.apply(pd_service(decode={"replicas": 2}))
+async def test_a_ratio_changes_up_and_back_by_new_pods_without_a_failed_request(namespace: Namespace) -> None:
+    namespace.apply(pd_service(decode={"replicas": 2}, rollout={"roleFlips": "Disabled"}))
     namespace.wait_settled()
     first = uids(namespace)
     async with steady_load(lambda: ask(namespace)) as outcomes:

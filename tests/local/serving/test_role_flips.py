@@ -114,11 +114,10 @@ async def test_a_member_flips_there_and_back(service):
 
 
 async def test_a_flip_waits_for_the_streams_that_run_and_stays_alive_meanwhile(service):
-    worker = service.decode[1]
-    service.decode.remove(service.decode[0])
-    service.publish_routes()
+    other, worker = service.decode
+    await asyncio.to_thread(leave_routes, service, other)
     async with service.client() as client:
-        stream = await client.chat.completions.create(**ask(TEXT, stream=True, max_tokens=400))
+        stream = await client.chat.completions.create(**ask(TEXT, stream=True, max_tokens=1500))
         first = await anext(stream)
         await asyncio.to_thread(leave_routes, service, worker)
         service.publish_ranks()
@@ -129,7 +128,7 @@ async def test_a_flip_waits_for_the_streams_that_run_and_stays_alive_meanwhile(s
         await asyncio.to_thread(eventually, lambda: worker.health().get("reason") == "Draining")
         assert worker.health("live") == {"alive": True}
         rest = "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
-        assert first.choices[0].delta.content + rest == repeated(400)
+        assert first.choices[0].delta.content + rest == repeated(1500)
     await asyncio.to_thread(eventually, lambda: "changed from decode to prefill" in worker.log)
 
 
