@@ -89,7 +89,7 @@ def test_of_two_operators_one_acts_and_the_other_takes_over(
         second.start()
         empty_namespace.apply(pd_service())
         empty_namespace.wait_ready()
-        assert "standing by" in second.tail()
+        eventually(lambda: "standing by" in second.tail(), second)
         assert lease_holder(own_cluster).startswith("first")
 
         first.stop(sent)
