@@ -152,6 +152,7 @@ class Service:
         )
         self.prefill = [self._worker("prefill", i) for i in range(self.prefills)]
         self.decode = [self._worker("decode", i) for i in range(self.decodes)]
+        self._made = self.all
 
     def __enter__(self) -> Self:
         self.publish()
@@ -166,7 +167,9 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = [worker.process for worker in self.all if worker.process is not None]
+        # also those that a test took out of the group, or put into it
+        known = {id(worker): worker for worker in (*self._made, *self.all)}.values()
+        started = [worker.process for worker in known if worker.process is not None]
         for process in started:
             process.kill()
         for process in started:
