@@ -23,7 +23,7 @@ from tidewheel_workers.serving.http_server import AiohttpListener
 from tidewheel_workers.serving.kv_transport import RELEASE_PATH
 from tidewheel_workers.serving.openai_api import CHAT, COMPLETIONS
 from tidewheel_workers.serving.prefill import PrefillServer
-from tidewheel_workers.serving.process import DRAIN_POLL_SECONDS, run
+from tidewheel_workers.serving.process import run, wait_until_drained
 from tidewheel_workers.serving.settings import WorkerSettings
 from tidewheel_workers.serving.worker import load_engine, watched_devices, while_healthy
 
@@ -116,16 +116,7 @@ class MemberServer:
         """What runs may finish, as long as it may at the end of a process; then it is cut off, and goes on elsewhere."""
         server.begin_drain()
         log.info("leaving the role %s: %d requests are open", server.settings.role, len(self._answering))
-        try:
-            async with asyncio.timeout(server.settings.drain_seconds):
-                while self._answering or server.unfinished:  # noqa: ASYNC110 - two owners, one end
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
-        except TimeoutError:
-            log.warning(
-                "%d requests were still open after %g s of draining",
-                len(self._answering),
-                server.settings.drain_seconds,
-            )
+        await wait_until_drained(server, lambda: len(self._answering))
         left = tuple(self._answering)
         for task in left:
             task.cancel()

@@ -49,16 +49,21 @@ class Signals:
 
     async def drained(self, service: Service, open_requests: OpenRequests) -> None:
         """As in `Orders`."""
-        try:
-            async with asyncio.timeout(service.settings.drain_seconds):
-                while open_requests.count or service.unfinished:  # noqa: ASYNC110 - two owners, one end
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
-        except TimeoutError:
-            log.warning(
-                "%d requests were still open after %g s of draining",
-                open_requests.count,
-                service.settings.drain_seconds,
-            )
+        await wait_until_drained(service, lambda: open_requests.count)
+
+
+async def wait_until_drained(service: Service, open_requests: Callable[[], int]) -> None:
+    """Wait until no request is open and nothing unfinished, or the time to drain is over."""
+    try:
+        async with asyncio.timeout(service.settings.drain_seconds):
+            while open_requests() or service.unfinished:  # noqa: ASYNC110 - two owners, one end
+                await asyncio.sleep(DRAIN_POLL_SECONDS)
+    except TimeoutError:
+        log.warning(
+            "%d requests were still open after %g s of draining",
+            open_requests(),
+            service.settings.drain_seconds,
+        )
 
 
 def run(role: str, build: Callable[[], Service], orders: Orders | None = None) -> NoReturn:

@@ -44,9 +44,8 @@ class Decision:
     expected_rate: float = 0.0  # requests per second at the horizon
     attainment: tuple[float, float] | None = None  # expected shares of TTFT and TPOT with what is asked for
     hopeless_share: float = 0.0  # prompts that no number of prefills serves in time
-    combined: int | None = (
-        None  # instances that would do both, if that needs clearly fewer, or that is chosen
-    )
+    #: Instances that would do both, if that needs clearly fewer, or that is chosen.
+    combined: int | None = None
 
 
 def decide(
